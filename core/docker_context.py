@@ -183,6 +183,12 @@ class DockerTaskContext:
         self._last_sent = now
         self.progress_sink(
             Progress(
-                percent=percent, message=message, done=done, total=total, unit=unit, rate=rate, eta_seconds=eta
+                percent=percent,
+                message=message,
+                done=done,
+                total=total,
+                unit=unit,
+                rate=rate,
+                eta_seconds=eta,
             )
         )

@@ -78,7 +78,8 @@ class HandlerRegistry(Mapping[str, HandlerSpec]):
         for spec in specs:
             if spec.task_type in self._specs:
                 raise ConfigurationError(
-                    "handler registry", [Fault("task_type", f"{spec.task_type!r} is registered twice", spec.task_type)]
+                    "handler registry",
+                    [Fault("task_type", f"{spec.task_type!r} is registered twice", spec.task_type)],
                 )
             self._specs[spec.task_type] = spec
 

@@ -65,9 +65,7 @@ class JobDefinition(ABC, Generic[P]):
 class JobRegistry(Mapping[str, JobDefinition[Any]]):
     """Job types by name, aliases included. A value: built once, passed in, never changed."""
 
-    def __init__(
-        self, definitions: Iterable[JobDefinition[Any]], aliases: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, definitions: Iterable[JobDefinition[Any]], aliases: Mapping[str, str] | None = None) -> None:
         self._definitions: dict[str, JobDefinition[Any]] = {}
         for definition in definitions:
             if definition.job_type in self._definitions:

@@ -301,6 +301,4 @@ class SweepReport:
     @property
     def total(self) -> int:
         """Rows changed in all."""
-        return (
-            self.leases_expired + self.hints_resent + self.stages_completed + self.jobs_resent + self.tasks_cancelled
-        )
+        return self.leases_expired + self.hints_resent + self.stages_completed + self.jobs_resent + self.tasks_cancelled

@@ -19,8 +19,9 @@ class Backoff:
 
     def ceiling(self, failures: int) -> timedelta:
         """The longest delay after ``failures`` failures (1 is the first)."""
-        return min(self.cap, self.base * 2 ** min(max(failures - 1, 0), 32))
+        doubled: timedelta = self.base * 2 ** min(max(failures - 1, 0), 32)
+        return min(self.cap, doubled)
 
     def delay(self, failures: int, rng: random.Random) -> timedelta:
         """A delay after ``failures`` failures, drawn from ``rng``."""
-        return self.ceiling(failures) * rng.random()
+        return timedelta(seconds=self.ceiling(failures).total_seconds() * rng.random())
