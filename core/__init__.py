@@ -1,1 +1,1 @@
-"""The machine: jobs, stages, tasks and their life. Imports no I/O library; see ``core.ports`` for what it asks of others."""
+"""The machine: jobs, stages, tasks and their life. Imports no I/O library; ``core.ports`` is what it asks of others."""

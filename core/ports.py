@@ -1,4 +1,4 @@
-"""What the machine asks of the outside. Adapters implement these; each port has one contract suite in ``tests/contract``."""
+"""What the machine asks of the outside. Adapters implement these; each has one contract suite in ``tests/contract``."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ class SweepStore(Protocol):
     def sweep(
         self, *, limit: int, hint_interval: timedelta, backoff_base: timedelta, backoff_cap: timedelta
     ) -> SweepReport:
-        """One ordered pass: expired leases requeued or failed, lost hints sent again, stages and jobs left behind moved on."""
+        """One ordered pass: expired leases requeued or failed, lost hints sent again, what was left behind moved on."""
         ...
 
 
