@@ -88,7 +88,7 @@ class MalformedMessage(GeoworkerError):
 
 
 class ClaimLost(GeoworkerError):
-    """This execution's fencing token is stale: another attempt owns the task, or it has ended. Stop, and settle nothing."""
+    """This execution's fencing token is stale: another attempt owns the task, or it has ended. Stop, settle nothing."""
 
     def __init__(self, task_id: str, attempt: int) -> None:
         self.task_id = task_id

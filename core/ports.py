@@ -168,9 +168,7 @@ class OutboxStore(Protocol):
 class SweepStore(Protocol):
     """The sweeper's steps, each a guarded statement safe to run in several processes at once."""
 
-    def sweep(
-        self, *, limit: int, hint_interval: timedelta, backoff_base: timedelta, backoff_cap: timedelta
-    ) -> SweepReport:
+    def sweep(self, *, limit: int) -> SweepReport:
         """One ordered pass: expired leases requeued or failed, lost hints sent again, what was left behind moved on."""
         ...
 

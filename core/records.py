@@ -105,7 +105,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRecord:
-    """One task. ``attempt`` is the fencing token; ``failures`` counts against ``max_attempts``, ``interruptions`` do not."""
+    """One task. ``attempt`` is the fencing token; ``failures`` count against ``max_attempts``, ``interruptions`` not."""
 
     task_id: str
     job_id: str
@@ -198,7 +198,7 @@ class TaskResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """The right to run a task until the lease ends. Every write of this execution carries ``task_id`` and ``attempt``."""
+    """The right to run a task until the lease ends. Every write of this execution carries its task id and attempt."""
 
     task: TaskRecord
     attempt: int
@@ -239,7 +239,7 @@ class OutboxEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
-    """What a committed change left to say; ``applied`` is False when the guard found the change already made or obsolete."""
+    """What a committed change left to say; ``applied`` is False when the guard found it already made or obsolete."""
 
     applied: bool = True
     last_in_stage: bool = False

@@ -1,7 +1,7 @@
 """The statuses of jobs and tasks and their legal transitions, as data.
 
-One table feeds everything: :func:`check_job` and :func:`check_task` here, the triggers that PostgreSQL enforces (written
-from :data:`JOB_TRANSITIONS` and :data:`TASK_TRANSITIONS` at migration), and the diagram in the documentation.
+One table feeds everything: :func:`check_job` and :func:`check_task` here, the triggers that PostgreSQL enforces
+(written from :data:`JOB_TRANSITIONS` and :data:`TASK_TRANSITIONS` at migration), and the diagram in the documentation.
 """
 
 from __future__ import annotations
