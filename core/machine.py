@@ -300,7 +300,7 @@ class CoreMachine:
         if message.task_type not in self.handlers:
             return Rejected(
                 reason="UnknownTaskType",
-                detail=f"no handler for task type {message.task_type!r} here; known: {', '.join(sorted(self.handlers))}",
+                detail=f"no handler for {message.task_type!r} here; known: {', '.join(sorted(self.handlers))}",
             )
         try:
             claim = self.store.claim_task(message.task_id, worker_id=self._options.worker_id, lease=self._options.lease)
@@ -319,7 +319,7 @@ class CoreMachine:
         with self._heartbeat(claim, stop, renew):
             try:
                 execution = self._executor.execute(claim, stop=stop, deadline=self._deadline(claim))
-                return self._record_patiently(claim, stop, lambda: self._record(claim, stop, execution))
+                return self._record_patiently(stop, lambda: self._record(claim, stop, execution))
             except ClaimLost:
                 logger.warning("task superseded", extra={"action": "task.superseded", **_ids(claim)})
                 return Superseded(reason="another attempt owns the task")
@@ -332,7 +332,7 @@ class CoreMachine:
             seconds = self.handlers[claim.task.task_type].timeout_seconds
         return None if seconds is None else datetime.now(UTC) + timedelta(seconds=seconds)
 
-    def _record_patiently(self, claim: Claim, stop: StopToken, record: Callable[[], T]) -> T:
+    def _record_patiently(self, stop: StopToken, record: Callable[[], T]) -> T:
         """Work that is done must not be lost to a database that restarts: try to record it for a long while."""
         give_up_at = time.monotonic() + self._options.record_patience.total_seconds()
         tries = 0

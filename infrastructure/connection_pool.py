@@ -1,4 +1,4 @@
-"""PostgreSQL connections: a pool that can be swapped under running work, and passwords that are asked for when needed."""
+"""PostgreSQL connections: a pool that can be swapped under running work; passwords are asked for when needed."""
 
 from __future__ import annotations
 

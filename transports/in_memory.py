@@ -7,6 +7,7 @@ real, so that what cannot travel fails here too.
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 import threading
@@ -221,7 +222,7 @@ class InMemorySource(TaskSource):
                 continue
             self._held.add(token)
             return _InMemoryDelivery(
-                message, entry.deliveries, self._queue, token, lambda settlement: self._count(token, settlement)
+                message, entry.deliveries, self._queue, token, functools.partial(self._count, token)
             )
         return None
 

@@ -10,13 +10,15 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import LiteralString, cast
+from typing import LiteralString
 
 from psycopg import sql
 
 from core.errors import ConfigurationError, Fault
-from core.states import JOB_TRANSITIONS, TASK_TRANSITIONS
+from core.states import JOB_TRANSITIONS, TASK_TRANSITIONS, JobStatus, TaskStatus
 from infrastructure.postgres.database import ILLEGAL_TRANSITION, Connection, Database
+
+Transitions = Mapping[JobStatus, frozenset[JobStatus]] | Mapping[TaskStatus, frozenset[TaskStatus]]
 
 _LOCK_KEY = 0x67656F77  # "geow"
 
@@ -75,7 +77,7 @@ def _migrate(connection: Connection) -> Sequence[str]:
         applied = _applied(connection)
         for migration in available():
             if migration.name not in applied:
-                connection.execute(cast("LiteralString", migration.text))
+                connection.execute(migration.text.encode())
                 connection.execute(
                     "INSERT INTO app.schema_migrations (name, checksum) VALUES (%s, %s)",
                     [migration.name, migration.checksum],
@@ -96,7 +98,7 @@ def _applied(connection: Connection) -> dict[str, str]:
     return {row["name"]: row["checksum"] for row in rows}
 
 
-def _guard(connection: Connection, table: str, transitions: Mapping[str, frozenset[str]]) -> None:
+def _guard(connection: Connection, table: LiteralString, transitions: Transitions) -> None:
     """A trigger that refuses every status change the table of transitions does not have (none when it is there)."""
     statuses = sql.SQL(", ").join(sql.Literal(str(status)) for status in transitions)
     pairs = sql.SQL(", ").join(
@@ -112,7 +114,7 @@ def _guard(connection: Connection, table: str, transitions: Mapping[str, frozens
              END IF;
              RETURN NEW;
            END"""
-    ).format(pairs=pairs, table=sql.SQL(cast("LiteralString", table)), code=sql.Literal(ILLEGAL_TRANSITION))
+    ).format(pairs=pairs, table=sql.SQL(table), code=sql.Literal(ILLEGAL_TRANSITION))
     text = body.as_string(connection)
     digest = hashlib.sha256((text + statuses.as_string(connection)).encode()).hexdigest()
     function = sql.Identifier("app", f"guard_{table}_status")

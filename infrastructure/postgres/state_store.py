@@ -287,7 +287,7 @@ class PostgresStateStore:
         return self._end(claim, "cancelled", self._tasks["cancel"], named)
 
     def _end(self, claim: Claim, outcome: str, query: LiteralString, extra: Mapping[str, Any]) -> Commit:
-        """Run one of the ending statements; when it finds a stale claim, see whether it is this very ending, repeated."""
+        """Run an ending statement; when it finds a stale claim, see whether it is this very ending, repeated."""
         named = {
             **self._common,
             "task_id": claim.task_id,
