@@ -42,7 +42,7 @@ class Authority:
         return len(parts) == 3 and hmac.compare_digest(b"\0".join(parts[1:]), b"\0".join(expected))
 
     def accept(self, token: str, audience: str, now: float) -> Grant:
-        """The right that a token gives: a shared access signature is verified, an Entra token only read for its expiry."""
+        """The right that a token gives: a shared access signature is verified, an Entra token read for its expiry."""
         if token.startswith(_SAS_PREFIX):
             return self._signed(token.removeprefix(_SAS_PREFIX), now)
         if not token:

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
-from testing.emulator.auth import Authority, Grant
-from testing.emulator.broker import Address, Broker
-from testing.emulator.codec import Array, CodecError, Int, Symbol
+from testing.emulator.auth import Authority
+from testing.emulator.broker import Broker
+from testing.emulator.codec import Array, CodecError, Symbol
 from testing.emulator.conditions import (
     CONNECTION_FORCED,
     DECODE_ERROR,
     INVALID_FIELD,
     NOT_ALLOWED,
-    NOT_FOUND,
-    UNAUTHORIZED,
     Refusal,
 )
 from testing.emulator.faults import Faults, LostAck
-from testing.emulator.links import Delivery, Inlet, Link, Outlet, QueueOutlet
-from testing.emulator.management import Management
-from testing.emulator.message import parse_message, response_message
+from testing.emulator.links import Inlet, Link, Outlet
+from testing.emulator.nodes import Nodes
 from testing.emulator.performatives import (
     AMQP_HEADER,
     EMPTY_FRAME,
     SASL_FRAME,
     SASL_HEADER,
-    Accepted,
     AmqpError,
     Attach,
     Begin,
@@ -40,7 +36,6 @@ from testing.emulator.performatives import (
     FrameReader,
     Open,
     Record,
-    Rejected,
     SaslInit,
     SaslMechanisms,
     SaslOutcome,
@@ -48,14 +43,12 @@ from testing.emulator.performatives import (
     Target,
     Transfer,
     frame,
-    text,
 )
 from testing.emulator.session import Session
 
 _MAX_FRAME_SIZE = 65536
 _MECHANISMS = Array(Symbol, (Symbol("ANONYMOUS"), Symbol("PLAIN"), Symbol("MSSBCBS"), Symbol("EXTERNAL")))
 _SASL_OK, _SASL_AUTH = 0, 1
-_CBS = "$cbs"
 _CLOSE_GRACE = 2.0
 
 
@@ -81,13 +74,11 @@ class Connection:
         self.container_id: str | None = None
         self._wire = wire
         self._broker = broker
-        self._authority = authority
         self._faults = faults
-        self._management = Management(faults)
+        self._nodes = Nodes(self, broker, authority, faults)
         self._reader = FrameReader(_MAX_FRAME_SIZE)
         self._step: Callable[[], bool] = self._on_header
         self._sessions: dict[int, Session] = {}
-        self._grants: dict[str, Grant] = {}
         self._closing = False
         self._gone = False
         self._loop = asyncio.get_running_loop()
@@ -141,7 +132,7 @@ class Connection:
             session.end()
         self._sessions.clear()
         self.send(Close(error))
-        self._later(_CLOSE_GRACE, self._wire.close)
+        self.later(_CLOSE_GRACE, self._wire.close)
 
     def reset(self) -> None:
         self._wire.reset()
@@ -158,10 +149,13 @@ class Connection:
             session.detach(link, error)
         return len(found)
 
+    def outlets(self) -> list[Outlet]:
+        """The links that this client receives on."""
+        return [one for session in self._sessions.values() for one in session.outlets() if not one.closing]
+
     def expire_tokens(self) -> None:
         """Forget every right of this client and detach what it held them for."""
-        self._grants.clear()
-        self.detach_links(AmqpError(UNAUTHORIZED, "ExpiredToken: The token is expired."))
+        self._nodes.expire_tokens()
 
     # --- handshake
 
@@ -189,9 +183,7 @@ class Connection:
             raise CodecError(f"expected a SASL init, not {found.body!r:.80}")
         granted = True
         if found.body.mechanism == "PLAIN":
-            granted = self._authority.plain_is_valid(found.body.initial_response or b"")
-            if granted:
-                self._grants[""] = Grant("", float("inf"))
+            granted = self._nodes.log_in(found.body.initial_response or b"")
         self.write(frame(SaslOutcome(_SASL_OK if granted else _SASL_AUTH), kind=SASL_FRAME))
         if not granted:
             self._wire.close()
@@ -272,11 +264,8 @@ class Connection:
     # --- links
 
     def _attach(self, session: Session, attach: Attach) -> None:
-        terminus = attach.source if attach.role else attach.target
-        given = getattr(terminus, "address", None)
-        address = Address.parse(given)
         try:
-            link = self._link(session, attach, address)
+            link = self._nodes.link(session, attach)
         except Refusal as refusal:
             self._refuse(session, attach, refusal)
             return
@@ -284,32 +273,6 @@ class Connection:
         session.send(self._echo(attach, initial_delivery_count=0 if attach.role else None))
         if isinstance(link, Inlet):
             link.open()
-
-    def _link(self, session: Session, attach: Attach, address: Address) -> Link:
-        limit = self._broker.config.max_message_size
-        if address.path == _CBS:
-            if attach.role:
-                return Outlet(session, attach, None)
-            return Inlet(session, attach, None, self._on_token, limit)
-        if (busy := self._faults.take_busy()) is not None:
-            raise busy
-        queue = self._broker.find(address.path)
-        self._authorise(address.path)
-        if address.is_management:
-            if attach.role:
-                return Outlet(session, attach, address.path)
-            return Inlet(session, attach, address.path, self._on_request, limit)
-        if attach.role:
-            return QueueOutlet(session, attach, address.path, queue)
-        if queue.dead_letters is None:
-            raise Refusal(NOT_FOUND, f"The messaging entity '{queue.name}' could not be found: it takes no messages.")
-        return Inlet(session, attach, address.path, self._on_send, limit)
-
-    def _authorise(self, path: str) -> None:
-        now = self._broker.clock.real()
-        if not any(grant.covers(path) and grant.expires_at > now for grant in self._grants.values()):
-            words = "Unauthorized access. 'Listen' or 'Send' claim(s) are required to perform this operation"
-            raise Refusal(UNAUTHORIZED, f"{words}. Resource: '{path}'")
 
     def _echo(self, attach: Attach, *, initial_delivery_count: int | None) -> Attach:
         return Attach(
@@ -335,67 +298,10 @@ class Connection:
         session.send(answer)
         session.send(Detach(attach.handle, closed=True, error=AmqpError(refusal.condition, refusal.description)))
 
-    # --- messages
-
-    def _on_send(self, link: Inlet, delivery: Delivery) -> None:
-        try:
-            if (busy := self._faults.take_busy()) is not None:
-                raise busy
-            self._broker.send(self._broker.find(link.path or ""), delivery.payload, delivery.message_format)
-        except Refusal as refusal:
-            link.session.acknowledge(delivery, Rejected(AmqpError(refusal.condition, refusal.description)))
-            return
-        lost = self._faults.take_lost_send_ack()
-        if lost is None:
-            link.session.acknowledge(delivery, Accepted())
-        elif lost.drop_connection:
-            self.reset()
-
-    def _on_request(self, link: Inlet, delivery: Delivery) -> None:
-        request = parse_message(delivery.payload)
-        link.session.acknowledge(delivery, Accepted())
-        answer = self._management.answer(self._broker.find(link.path or ""), request)
-        self._reply(link, request.reply_to, answer.encode(request.message_id))
-
-    def _on_token(self, link: Inlet, delivery: Delivery) -> None:
-        request = parse_message(delivery.payload)
-        link.session.acknowledge(delivery, Accepted())
-        status, description = self._take_token(request.application_properties, request.body())
-        properties = {"status-code": Int(status), "status-description": description}
-        self._reply(link, request.reply_to, response_message(request.message_id, properties))
-
-    def _take_token(self, properties: dict[Any, Any], token: Any) -> tuple[int, str]:
-        if properties.get("operation") != "put-token":
-            return 400, f"The operation {properties.get('operation')!r} is not known here; put-token is"
-        now = self._broker.clock.real()
-        try:
-            grant = self._authority.accept(text(token) or "", text(properties.get("name")) or "", now)
-        except Refusal as refusal:
-            return 401, refusal.description
-        self._grants[grant.path] = grant
-        if grant.expires_at != float("inf"):
-            self._later(grant.expires_at - now, lambda: self._on_expiry(grant.path))
-        return 202, "Accepted"
-
-    def _on_expiry(self, path: str) -> None:
-        grant = self._grants.get(path)
-        if grant is not None and grant.expires_at <= self._broker.clock.real():
-            del self._grants[path]
-            error = AmqpError(UNAUTHORIZED, "ExpiredToken: The token is expired.")
-            self.detach_links(error, lambda link: link.path is not None and grant.covers(link.path))
-
-    def _reply(self, link: Inlet, reply_to: Any, payload: bytes) -> None:
-        """On the newest link that receives from the same node, one whose target is ``reply_to`` before others."""
-        node = Address.parse(getattr(link.attach.target, "address", None))
-        found = [one for session in self._sessions.values() for one in session.outlets() if not one.closing]
-        found = [one for one in found if Address.parse(getattr(one.attach.source, "address", None)) == node]
-        named = [one for one in found if text(getattr(one.attach.target, "address", None)) == text(reply_to)]
-        for one in (named or found)[-1:]:
-            one.answer(payload)
-
     # --- timers
 
-    def _later(self, seconds: float, do: Callable[[], None]) -> None:
+    def later(self, seconds: float, do: Callable[[], None]) -> None:
+        """Do something after a while, unless the stream has ended by then."""
         self._timers = [timer for timer in self._timers if not timer.cancelled() and timer.when() > self._loop.time()]
         self._timers.append(self._loop.call_later(max(seconds, 0), do))
 
@@ -403,6 +309,6 @@ class Connection:
         def again() -> None:
             if not self._gone:
                 do()
-                self._later(seconds, again)
+                self.later(seconds, again)
 
-        self._later(seconds, again)
+        self.later(seconds, again)

@@ -237,7 +237,7 @@ class ServiceBusEmulator:
         self._server.call(lambda: setattr(self._server.faults, "refused_renewals", _budget(count)))
 
     def server_busy(self, count: int | None = 1) -> None:
-        """Answer the next ``count`` sends, link attaches and management requests (None: all) with server-busy."""
+        """Answer the next ``count`` sends and management requests (None: all from now on; 0: none) with server-busy."""
         self._server.call(lambda: setattr(self._server.faults, "busy_operations", _budget(count)))
 
     def lose_next_ack(self, *, drop_connection: bool = False) -> None:

@@ -162,7 +162,7 @@ class QueueOutlet(Outlet):
         tag = uuid4().bytes_le if token is None else token.bytes_le
         delivery_id = self._transmit(tag, entry.encoded(), settled=token is None)
         if token is not None:
-            self.session.unsettled[delivery_id] = (queue, token)
+            self.session.hold(delivery_id, self, queue, token)
 
     def on_detach(self) -> None:
         if self in self.queue.consumers:

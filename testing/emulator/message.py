@@ -50,7 +50,7 @@ class Message:
         return values[0] if len(values) == 1 else values
 
     def encode(self, *, delivery_count: int, annotations: dict[Symbol, Any]) -> bytes:
-        """The bytes to deliver: a header with the count, the broker's annotations over the sender's, the rest as it came."""
+        """The bytes to deliver: a header with the count, the broker's annotations over the sender's, the rest as is."""
         ttl = None if self.ttl_milliseconds is None else UInt(self.ttl_milliseconds)
         header = [self.durable, UByte(self.priority), ttl, delivery_count == 0, UInt(delivery_count)]
         parts = [_section(_HEADER, header), _section(_MESSAGE_ANNOTATIONS, self.annotations | annotations)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
@@ -49,12 +50,21 @@ class Peer(Protocol):
     def reset(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A message that a client has locked and not settled. Once its link is detached, only the lock token settles it."""
+
+    link: Link
+    queue: Queue
+    token: UUID
+
+
 class Session:
     """One session. Both sides use the channel number that the client picked."""
 
     def __init__(self, peer: Peer, channel: int, begin: Begin) -> None:
         self.links: dict[int, Link] = {}
-        self.unsettled: dict[int, tuple[Queue, UUID]] = {}
+        self._unsettled: dict[int, Held] = {}
         self._peer = peer
         self._channel = channel
         self._next_incoming_id = begin.next_outgoing_id
@@ -132,7 +142,7 @@ class Session:
         link = self.links.pop(detach.handle, None)
         if link is None:
             return
-        link.on_detach()
+        self._leave(link)
         if not link.closing:
             self.send(Detach(detach.handle, closed=detach.closed))
 
@@ -140,21 +150,21 @@ class Session:
         if disposition.role is not RECEIVER:
             return
         last = disposition.last if disposition.last is not None else disposition.first
-        for delivery_id in [one for one in self.unsettled if disposition.first <= one <= last]:
+        for delivery_id in [one for one in self._unsettled if disposition.first <= one <= last]:
             self._settle(delivery_id, disposition)
 
     def _settle(self, delivery_id: int, disposition: Disposition) -> None:
         if disposition.state is None or isinstance(disposition.state, Received):
             if disposition.settled:
-                del self.unsettled[delivery_id]
+                del self._unsettled[delivery_id]
             return
-        queue, token = self.unsettled.pop(delivery_id)
+        held = self._unsettled.pop(delivery_id)
         try:
-            queue.settle(token, settlement_of(disposition.state))
+            held.queue.settle(held.token, settlement_of(disposition.state))
             outcome = _echo(disposition.state)
         except Refusal as refusal:
             outcome = Rejected(AmqpError(refusal.condition, refusal.description))
-        queue.pump()
+        held.queue.pump()
         if disposition.settled:
             return
         lost = self._peer.take_lost_settlement_ack()
@@ -176,7 +186,7 @@ class Session:
         if link.closing:
             return
         link.closing = True
-        link.on_detach()
+        self._leave(link)
         self.send(Detach(link.handle, closed=True, error=error))
 
     def end(self) -> None:
@@ -184,7 +194,15 @@ class Session:
         for link in self.links.values():
             link.on_detach()
         self.links.clear()
-        self.unsettled.clear()
+        self._unsettled.clear()
+
+    def hold(self, delivery_id: int, link: Link, queue: Queue, token: UUID) -> None:
+        """Remember what a disposition of that number is about."""
+        self._unsettled[delivery_id] = Held(link, queue, token)
+
+    def _leave(self, link: Link) -> None:
+        link.on_detach()
+        self._unsettled = {number: held for number, held in self._unsettled.items() if held.link is not link}
 
     def outlets(self) -> list[Outlet]:
         return [link for link in self.links.values() if isinstance(link, Outlet)]
