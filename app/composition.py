@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Flag, auto
 from functools import partial
-from typing import Any, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 from app.lifecycle import DockerWorkerLifecycle
 from app.settings import OrchestrationMode, Settings
@@ -34,6 +34,9 @@ from infrastructure.relay import Relay, RelayOptions
 from infrastructure.sweeper import Sweeper
 from services.registry import handler_registry, job_registry
 from transports.base import TaskDispatcher, TaskSource
+
+if TYPE_CHECKING:
+    from transports.service_bus_connection import ServiceBusConnection
 
 
 class Role(Flag):
@@ -183,7 +186,9 @@ def transport_for(settings: Settings, role: Role) -> Transport:
     match settings.docker_orchestration_mode:
         case OrchestrationMode.IN_MEMORY:
             return _in_memory(role)
-        case OrchestrationMode.SERVICE_BUS | OrchestrationMode.HTTP_TRIGGER as mode:
+        case OrchestrationMode.SERVICE_BUS:
+            return _service_bus(settings, role)
+        case OrchestrationMode.HTTP_TRIGGER as mode:
             raise ConfigurationError(
                 "settings", [Fault("DOCKER_ORCHESTRATION_MODE", f"{mode} is not built yet", str(mode))]
             )
@@ -210,6 +215,51 @@ def _in_memory(role: Role) -> Transport:
     return Transport(
         routes={channel: InMemoryDispatcher(queue) for channel, queue in queues.items()},
         sources={channel: partial(InMemorySource, queue) for channel, queue in queues.items()},
+    )
+
+
+def _service_bus(settings: Settings, role: Role) -> Transport:
+    from transports.service_bus import ServiceBusDispatcher, ServiceBusSource, SourceOptions
+
+    connection = service_bus_connection(settings)
+    options = SourceOptions(max_wait=timedelta(seconds=settings.service_bus_max_wait_seconds))
+    queues = queue_names(settings)
+    sends, receives = set[Channel](), set[Channel]()
+    if Role.ORCHESTRATOR in role:
+        sends |= {Channel.JOBS, Channel.FUNCTIONS, Channel.DOCKER}
+        receives |= {Channel.JOBS, Channel.FUNCTIONS}
+    if Role.WORKER in role:
+        sends |= {Channel.JOBS, Channel.DOCKER}
+        receives |= {Channel.DOCKER}
+    return Transport(
+        routes={channel: ServiceBusDispatcher(connection, queues[channel]) for channel in sends},
+        sources={channel: partial(ServiceBusSource, connection, queues[channel], options) for channel in receives},
+    )
+
+
+def queue_names(settings: Settings) -> Mapping[Channel, str]:
+    """The queue of each channel that has one."""
+    return {
+        Channel.JOBS: settings.jobs_queue,
+        Channel.FUNCTIONS: settings.functions_queue,
+        Channel.DOCKER: settings.docker_queue,
+    }
+
+
+def service_bus_connection(settings: Settings) -> ServiceBusConnection:
+    """How the settings say to reach Service Bus.
+
+    Raises:
+        ConfigurationError: when they do not.
+    """
+    from transports.service_bus_connection import ServiceBusConnection, entra_connection
+
+    if settings.service_bus_connection_string is None and settings.service_bus_fqdn is not None:
+        return entra_connection(settings.service_bus_fqdn, websockets=settings.service_bus_websockets)
+    secret = settings.service_bus_connection_string
+    return ServiceBusConnection(
+        connection_string=secret.get_secret_value() if secret is not None else None,
+        websockets=settings.service_bus_websockets,
     )
 
 
