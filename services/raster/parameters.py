@@ -132,7 +132,9 @@ InputCrs = Annotated[
 ]
 TargetCrs = Annotated[
     CrsText | None,
-    Field(description="CRS of the COG. Left out, the source's own is kept and no pixel resampled.", examples=["EPSG:4326"]),
+    Field(
+        description="CRS of the COG. Left out, the source's own is kept and no pixel resampled.", examples=["EPSG:4326"]
+    ),
 ]
 
 
@@ -189,7 +191,9 @@ class CreateCog(ReadParameters, CogParameters):
 class CreateStacItem(ItemParameters):
     """Parameters of ``create_stac_item``."""
 
-    cog_path: str = Field(min_length=1, max_length=4096, description="The COG to describe; the item is written beside it.")
+    cog_path: str = Field(
+        min_length=1, max_length=4096, description="The COG to describe; the item is written beside it."
+    )
     raster_type: RasterType | None = Field(default=None, description="What the pixels mean. Left out, it is detected.")
     source_url: SourceUrl | None = None
 
