@@ -307,3 +307,12 @@ def _ring(points: Sequence[tuple[float, ...]]) -> list[list[float]]:
 
 def _rounded(value: float) -> float:
     return round(value, _DIGITS) + 0.0
+
+
+def crosses_antimeridian(profile: Profile) -> bool:
+    """Whether the raster lies on both sides of the 180th meridian without going around the Earth."""
+    try:
+        outline = footprint(profile)
+    except RasterError:
+        return False
+    return outline is not None and outline.bbox[0] > outline.bbox[2]

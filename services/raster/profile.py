@@ -73,6 +73,11 @@ class Profile:
         return "alpha" in self.colorinterp
 
     @property
+    def has_nodata(self) -> bool:
+        """Whether a nodata value is set."""
+        return any(value is not None for value in self.nodata)
+
+    @property
     def has_dataset_mask(self) -> bool:
         """Whether the raster carries a mask of its own (not alpha, not nodata)."""
         return any("per_dataset" in flags and "alpha" not in flags for flags in self.mask_flags)
