@@ -167,7 +167,8 @@ def _encode(encodable: DatasetReader | Path, part: Path, options: CogOptions, wa
                 driver = "VRT" if encodable.suffix == ".vrt" else "GTiff"
                 encodable = stack.enter_context(rasterio.open(encodable, driver=driver))
             watch.advance(0, "writing the COG")
-            copy(encodable, part, driver="COG", **options.creation_options())
+            creation = options.creation_options(encodable.width, encodable.height)
+            copy(encodable, part, driver="COG", **creation)
         except (RasterioError, ValueError) as error:
             raise _why_not_written(str(error.__cause__ or error), messages) from error
         watch.advance(encodable.width * encodable.height, "writing the COG")

@@ -37,13 +37,16 @@ class CogOptions:
             return self.quality == 100
         return self.compression is not Compression.JPEG
 
-    def creation_options(self) -> dict[str, Any]:
-        """Options of GDAL's COG driver."""
+    def creation_options(self, width: int, height: int) -> dict[str, Any]:
+        """Options of GDAL's COG driver for a raster of ``width`` x ``height`` pixels.
+
+        One that fits into a single block needs no overviews; there GDAL would copy those of the source.
+        """
         options: dict[str, Any] = {
             "COMPRESS": self.compression.value.upper(),
             "BLOCKSIZE": self.blocksize,
             "BIGTIFF": "IF_SAFER",
-            "OVERVIEWS": "IGNORE_EXISTING",
+            "OVERVIEWS": "NONE" if max(width, height) <= self.blocksize else "IGNORE_EXISTING",
             "OVERVIEW_RESAMPLING": self.overview_resampling.name,
             "NUM_THREADS": self.threads,
             "STATISTICS": "YES",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, AwareDatetime, Field
 
 from core.jobs import JobParameters
 
@@ -169,10 +168,7 @@ class ItemParameters(JobParameters):
     item_id: str | None = Field(
         default=None, pattern=r"^[A-Za-z0-9._-]{1,128}$", description="Id of the item. Default: the source's file name."
     )
-    collection: str | None = Field(
-        default=None, pattern=r"^[A-Za-z0-9._-]{1,128}$", description="Id of the collection that the item belongs to."
-    )
-    acquired: datetime | None = Field(
+    acquired: AwareDatetime | None = Field(
         default=None,
         description="When the data was acquired, with a time zone. Default: the raster's own tag, else the file's time.",
     )

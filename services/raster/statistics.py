@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 SAMPLE_PIXELS = 4_000_000
 _WINDOW_SIDE = 512
+_FEWEST_WINDOWS = 9
+_MOST_WINDOWS = 512
 _DISTINCT_LIMIT = 256
 
 
@@ -129,24 +131,30 @@ def valid_mask(dataset: DatasetReader, band: int, window: Window, values: npt.ND
 def sample_windows(dataset: DatasetReader, budget: int = SAMPLE_PIXELS) -> tuple[list[Window], bool]:
     """Windows to look at, and whether they cover the raster.
 
-    The raster as a whole when it is within ``budget`` pixels (all bands counted); otherwise windows of at most 512 x 512
-    pixels, each within one block, spread evenly from the first block to the last.
+    The raster as a whole when it is within ``budget`` pixels (all bands counted); otherwise windows of at most 262,144
+    pixels that fit the blocks, spread evenly from the first corner to the last.
     """
     from rasterio.windows import Window
 
     if dataset.width * dataset.height * dataset.count <= budget:
         return list(_windows(dataset.width, dataset.height)), True
-    rows, columns = (min(side, _WINDOW_SIDE) for side in dataset.block_shapes[0])
-    down, across = -(-dataset.height // dataset.block_shapes[0][0]), -(-dataset.width // dataset.block_shapes[0][1])
-    wanted = max(9, min(512, budget // (rows * columns * dataset.count)))
-    take_rows = min(down, max(3, round(math.sqrt(wanted * down / across))))
-    take_columns = min(across, max(1, wanted // take_rows))
-    windows = []
-    for row in _spread(down, take_rows):
-        for column in _spread(across, take_columns):
-            top, left = row * dataset.block_shapes[0][0], column * dataset.block_shapes[0][1]
-            windows.append(Window(left, top, min(columns, dataset.width - left), min(rows, dataset.height - top)))
-    return windows, False
+    rows = min(dataset.block_shapes[0][0], _WINDOW_SIDE)
+    columns = min(dataset.block_shapes[0][1], _WINDOW_SIDE * _WINDOW_SIDE // rows)
+    down, across = -(-dataset.height // rows), -(-dataset.width // columns)
+    wanted = min(down * across, max(_FEWEST_WINDOWS, min(_MOST_WINDOWS, budget // (rows * columns * dataset.count))))
+    take_down = min(down, max(1, round(math.sqrt(wanted * down / across))))
+    take_across = min(across, max(1, wanted // take_down))
+    take_down = min(down, max(1, wanted // take_across))
+    return [
+        Window(
+            column * columns,
+            row * rows,
+            min(columns, dataset.width - column * columns),
+            min(rows, dataset.height - row * rows),
+        )
+        for row in _spread(down, take_down)
+        for column in _spread(across, take_across)
+    ], False
 
 
 def _windows(width: int, height: int) -> Iterator[Window]:
