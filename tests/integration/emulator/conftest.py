@@ -78,7 +78,7 @@ def receive(receiver: ServiceBusReceiver, count: int = 1, wait: float = 5) -> li
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """After a reset the SDK (7.15.0) forgets to close its socket: its connection is in state END, where close() does nothing."""
+    """After a reset the SDK (7.15.0) forgets its socket: its connection is in state END, where close() does nothing."""
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"))
