@@ -49,7 +49,7 @@ from testing.emulator.session import Session
 _MAX_FRAME_SIZE = 65536
 _MECHANISMS = Array(Symbol, (Symbol("ANONYMOUS"), Symbol("PLAIN"), Symbol("MSSBCBS"), Symbol("EXTERNAL")))
 _SASL_OK, _SASL_AUTH = 0, 1
-_CLOSE_GRACE = 2.0
+_CLOSE_GRACE = 0.5
 
 
 class Wire(Protocol):

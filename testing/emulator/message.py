@@ -82,6 +82,18 @@ def parse_message(data: bytes) -> Message:
     return Message(**message, raw_body=b"".join(body))
 
 
+def new_message(body: bytes, *, message_id: str | None, application_properties: dict[str, Any]) -> Message:
+    """A message with one data section. Raises CodecError for a property that AMQP has no type for."""
+    properties = [message_id]
+    encode(application_properties)
+    return Message(
+        properties=properties,
+        application_properties=application_properties,
+        raw_properties=_section(_PROPERTIES, properties),
+        raw_body=_section(_DATA, body),
+    )
+
+
 def split_batch(data: bytes) -> list[bytes]:
     """The encoded messages of a batch transfer: one per data section. Raises CodecError."""
     return [bytes(value) for code, value, _ in _sections(data) if code == _DATA]
