@@ -8,10 +8,10 @@ from typing import Any
 
 from core.errors import ErrorInfo
 from core.jobs import job_run_id, task_id
-from core.messages import Channel
 from core.records import Commit, JobQuery, JobRecord, JobSubmission, StagePlan, StageRecord, TaskResult
 from core.states import TERMINAL_TASK_STATUSES, JobStatus, TaskStatus
-from testing.memory.tables import JobRow, StageRow, Tables, TaskRow, atomic, stored, stored_error
+from testing.memory.rows import JobRow, StageRow, TaskRow, stored, stored_error
+from testing.memory.tables import Tables, atomic
 
 MAX_DIRECT_ENTRIES = 2_000  # a larger fan-out is left to the relay's batches
 
@@ -44,7 +44,7 @@ class JobStatements(Tables):
         )
         self._add_job(job)
         self._note("create_job", now, job_id=job.job_id, job_type=job.job_type)
-        sent = self._send_held(Channel.JOBS, job.message(), job.job_id, None, now)
+        sent = self._send_job_message(job, job.message(), now, held=True)
         return job.record(), Commit(messages=self._to_publish([sent]))
 
     @atomic
@@ -123,7 +123,7 @@ class JobStatements(Tables):
     def _plan_messages(self, job: JobRow, stage: StageRow, now: datetime) -> list[Any]:
         if not stage.tasks:
             message = self._stage_complete(job, stage.stage, self.worker_id, now)
-            return self._to_publish([self._send_held(Channel.JOBS, message, job.job_id, None, now)])
+            return self._to_publish([self._send_job_message(job, message, now, held=True)])
         direct = len(stage.tasks) <= MAX_DIRECT_ENTRIES
         hold = self._hold_for(stage.runs_on.channel) if direct else timedelta(0)
         sent = [self._hint(task, now + hold, now) for task in stage.tasks]

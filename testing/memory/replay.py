@@ -7,10 +7,10 @@ from datetime import datetime
 
 from core.errors import Conflict, JobNotFound
 from core.jobs import job_run_id, task_id
-from core.messages import Channel
 from core.records import Commit, JobRecord
 from core.states import TERMINAL_JOB_STATUSES, JobStatus, TaskStatus
-from testing.memory.tables import JobRow, StageRow, Tables, TaskRow, atomic
+from testing.memory.rows import JobRow, StageRow, TaskRow
+from testing.memory.tables import Tables, atomic
 
 
 class ReplayStatements(Tables):
@@ -92,7 +92,7 @@ class ReplayStatements(Tables):
             self._hint(task, now, now)
         if not waiting:
             message = job.message() if job.stage == 0 else self._stage_complete(job, job.stage, None, now)
-            self._send(Channel.JOBS, message, job.job_id, None, now, now)
+            self._send_job_message(job, message, now, held=False)
 
 
 def _carried(task: TaskRow, job_id: str, redo: bool, now: datetime, next_hint_at: datetime) -> TaskRow:

@@ -1,241 +1,27 @@
-"""The tables: mutable rows behind one lock. Only the statements in this package touch them."""
+"""The tables: rows behind one lock. Only the statements in this package touch them."""
 
 from __future__ import annotations
 
 import functools
 import heapq
 import itertools
-import json
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from core.errors import ClaimLost, ErrorInfo
-from core.messages import Channel, JobMessage, Message, StageComplete, TaskEnded, TaskMessage
-from core.records import (
-    AttemptOutcome,
-    AttemptRecord,
-    Checkpoint,
-    Claim,
-    FailurePolicy,
-    JobRecord,
-    OutboxEntry,
-    Progress,
-    RunsOn,
-    StageRecord,
-    TaskRecord,
-    TaskResult,
-)
-from core.states import JobStatus, TaskStatus, check_job, check_task
-from infrastructure.json_text import clean, dumps
+from core.messages import Channel, Message, StageComplete, TaskEnded
+from core.records import AttemptOutcome, AttemptRecord, Claim, OutboxEntry
+from core.states import TaskStatus
+from infrastructure.json_text import clean
 from testing.clock import Clock
+from testing.memory.rows import JobRow, OutboxRow, StageRow, TaskRow
 
 P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S", bound="Tables")
-
-ACTIVE_JOB_STATUSES: Final = frozenset({JobStatus.QUEUED, JobStatus.PROCESSING})
-
-
-def stored(value: Mapping[str, Any]) -> dict[str, Any]:
-    """``value`` as it comes back from the database: through JSON."""
-    return cast("dict[str, Any]", json.loads(dumps(dict(value))))
-
-
-def stored_error(error: ErrorInfo) -> ErrorInfo:
-    """``error`` as it comes back from the database."""
-    return ErrorInfo.from_dict(stored(error.as_dict()))
-
-
-@dataclass(slots=True, kw_only=True)
-class JobRow:
-    """A row of ``app.jobs``."""
-
-    job_id: str
-    fingerprint: str
-    run: int
-    job_type: str
-    status: JobStatus
-    stage: int
-    total_stages: int
-    parameters: Mapping[str, Any]
-    failure_policy: FailurePolicy
-    created_at: datetime
-    updated_at: datetime
-    next_hint_at: datetime
-    hints: int = 0
-    result_data: Mapping[str, Any] | None = None
-    error_details: ErrorInfo | None = None
-    replay_of: str | None = None
-    submitted_by: str | None = None
-    traceparent: str | None = None
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
-
-    @property
-    def active(self) -> bool:
-        """Whether the job has not ended."""
-        return self.status in ACTIVE_JOB_STATUSES
-
-    def become(self, status: JobStatus) -> None:
-        """Change the status, if the table of transitions has that change."""
-        if status is not self.status:
-            check_job(self.status, status)
-            self.status = status
-
-    def record(self) -> JobRecord:
-        """The row as the port returns it."""
-        return JobRecord(**{name: getattr(self, name) for name in _JOB_FIELDS})
-
-    def message(self) -> JobMessage:
-        """The hint that the job waits for its plan."""
-        return JobMessage(job_id=self.job_id, job_type=self.job_type, traceparent=self.traceparent)
-
-
-@dataclass(slots=True, kw_only=True)
-class StageRow:
-    """A row of ``app.stages``, with its tasks in order of index."""
-
-    job_id: str
-    stage: int
-    name: str
-    task_type: str
-    runs_on: RunsOn
-    total: int
-    remaining: int
-    created_at: datetime
-    failed: int = 0
-    finished_at: datetime | None = None
-    tasks: list[TaskRow] = field(default_factory=list)
-
-    def record(self) -> StageRecord:
-        """The row as the port returns it."""
-        return StageRecord(**{name: getattr(self, name) for name in _STAGE_FIELDS})
-
-
-@dataclass(slots=True, kw_only=True)
-class TaskRow:
-    """A row of ``app.tasks``, with its finished items."""
-
-    task_id: str
-    job_id: str
-    job_type: str
-    task_type: str
-    stage: int
-    task_index: int
-    runs_on: RunsOn
-    parameters: Mapping[str, Any]
-    max_attempts: int
-    created_at: datetime
-    updated_at: datetime
-    next_hint_at: datetime
-    status: TaskStatus = TaskStatus.PENDING
-    attempt: int = 0
-    failures: int = 0
-    interruptions: int = 0
-    hints: int = 0
-    timeout_seconds: float | None = None
-    callback_url: str | None = None
-    result_data: Mapping[str, Any] | None = None
-    error_details: ErrorInfo | None = None
-    progress: Progress | None = None
-    progress_at: datetime | None = None
-    lease_owner: str | None = None
-    lease_expires_at: datetime | None = None
-    execute_after: datetime | None = None
-    checkpoint: Checkpoint | None = None
-    checkpoint_updated_at: datetime | None = None
-    traceparent: str | None = None
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
-    items: dict[int, dict[str, Mapping[str, Any]]] = field(default_factory=dict)
-
-    @property
-    def waiting(self) -> bool:
-        """Whether the task may be claimed when it is due."""
-        return self.status is TaskStatus.PENDING or self.status is TaskStatus.QUEUED
-
-    @property
-    def checkpoint_phase(self) -> int | None:
-        """The highest completed phase that is saved."""
-        return self.checkpoint.phase if self.checkpoint is not None else None
-
-    @property
-    def checkpoint_data(self) -> Mapping[str, Any] | None:
-        """What the completed phases saved."""
-        return self.checkpoint.data if self.checkpoint is not None else None
-
-    def become(self, status: TaskStatus) -> None:
-        """Change the status, if the table of transitions has that change."""
-        if status is not self.status:
-            check_task(self.status, status)
-            self.status = status
-
-    def record(self) -> TaskRecord:
-        """The row as the port returns it."""
-        return TaskRecord(**{name: getattr(self, name) for name in _TASK_FIELDS})
-
-    def result(self) -> TaskResult:
-        """The ended task as the next stage sees it."""
-        return TaskResult(
-            task_id=self.task_id,
-            task_index=self.task_index,
-            status=self.status,
-            result_data=self.result_data,
-            error_details=self.error_details,
-        )
-
-    def message(self) -> TaskMessage:
-        """The hint that the task is ready."""
-        return TaskMessage(
-            task_id=self.task_id,
-            parent_job_id=self.job_id,
-            job_type=self.job_type,
-            task_type=self.task_type,
-            stage=self.stage,
-            task_index=self.task_index,
-            attempt=self.attempt,
-            traceparent=self.traceparent,
-        )
-
-
-@dataclass(slots=True, kw_only=True)
-class OutboxRow:
-    """A row of ``app.outbox``."""
-
-    entry_id: int
-    channel: Channel
-    message: Message
-    job_id: str
-    task_id: str | None
-    created_at: datetime
-    available_at: datetime
-    tries: int = 0
-    last_error: str | None = None
-    sent_at: datetime | None = None
-    given_up_at: datetime | None = None
-
-    @property
-    def open(self) -> bool:
-        """Whether it is still to be sent."""
-        return self.sent_at is None and self.given_up_at is None
-
-    def entry(self) -> OutboxEntry:
-        """The row as the port returns it."""
-        return OutboxEntry(
-            entry_id=self.entry_id,
-            channel=self.channel,
-            message=self.message,
-            tries=self.tries,
-            created_at=self.created_at,
-        )
-
-
-_JOB_FIELDS = tuple(one.name for one in fields(JobRecord))
-_STAGE_FIELDS = tuple(one.name for one in fields(StageRecord))
-_TASK_FIELDS = tuple(one.name for one in fields(TaskRecord))
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +41,7 @@ def atomic(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P]
         with self.lock:
             return method(self, *args, **kwargs)
 
-    return run
+    return cast("Callable[Concatenate[S, P], R]", run)
 
 
 class Tables:
@@ -337,13 +123,19 @@ class Tables:
     def _hold_for(self, channel: Channel) -> timedelta:
         return self._hold if channel in self._direct_channels else timedelta(0)
 
-    def _send_held(
-        self, channel: Channel, message: Message, job_id: str, task_id: str | None, now: datetime
-    ) -> OutboxRow:
-        return self._send(channel, message, job_id, task_id, now + self._hold_for(channel), now)
+    def _send_job_message(self, job: JobRow, message: Message, now: datetime, *, held: bool) -> OutboxRow:
+        hold = self._hold_for(Channel.JOBS) if held else timedelta(0)
+        return self._send(Channel.JOBS, message, job_id=job.job_id, now=now, available_at=now + hold)
 
     def _hint(self, task: TaskRow, available_at: datetime, now: datetime) -> OutboxRow:
-        return self._send(task.runs_on.channel, task.message(), task.job_id, task.task_id, available_at, now)
+        return self._send(
+            task.runs_on.channel,
+            task.message(),
+            job_id=task.job_id,
+            task_id=task.task_id,
+            now=now,
+            available_at=available_at,
+        )
 
     def _stage_complete(self, job: JobRow, stage: int, completed_by: str | None, now: datetime) -> StageComplete:
         return StageComplete(
@@ -359,7 +151,10 @@ class Tables:
         if task.callback_url is None:
             return []
         message = TaskEnded(task_id=task.task_id, parent_job_id=task.job_id, traceparent=task.traceparent)
-        return [self._send(Channel.CALLBACKS, message, task.job_id, task.task_id, available_at, now)]
+        row = self._send(
+            Channel.CALLBACKS, message, job_id=task.job_id, task_id=task.task_id, now=now, available_at=available_at
+        )
+        return [row]
 
     def _to_publish(self, rows: Iterable[OutboxRow]) -> list[OutboxEntry]:
         return [row.entry() for row in rows if row.channel in self._direct_channels]

@@ -22,7 +22,8 @@ from core.records import (
 )
 from core.states import JobStatus, TaskStatus
 from testing.memory.jobs import JobStatements
-from testing.memory.tables import OutboxRow, TaskRow, atomic, stored, stored_error
+from testing.memory.rows import OutboxRow, TaskRow, stored, stored_error
+from testing.memory.tables import atomic
 
 
 class TaskStatements(JobStatements):
@@ -215,8 +216,9 @@ class TaskStatements(JobStatements):
         if stage.remaining == 0:
             stage.finished_at = now
             if lights_out:
-                message = self._stage_complete(self._jobs[task.job_id], stage.stage, self.worker_id, now)
-                sent.append(self._send_held(Channel.JOBS, message, task.job_id, None, now))
+                job = self._jobs[task.job_id]
+                message = self._stage_complete(job, stage.stage, self.worker_id, now)
+                sent.append(self._send_job_message(job, message, now, held=True))
                 self._note("stage_complete", now, job_id=task.job_id, stage=stage.stage)
         for ended in (task, *ended_with_it):
             sent += self._callback(ended, now + self._hold_for(Channel.CALLBACKS), now)
