@@ -17,8 +17,9 @@ from testing.clock import Clock
 from testing.memory.checkpoints import CheckpointStatements
 from testing.memory.outbox import OutboxStatements
 from testing.memory.replay import ReplayStatements
+from testing.memory.rows import JobRow, StageRow, TaskRow, stored
 from testing.memory.sweep import SweepStatements
-from testing.memory.tables import JobRow, StageRow, TaskRow, atomic, stored
+from testing.memory.tables import atomic
 
 
 class MockStateManager(SweepStatements, ReplayStatements, OutboxStatements, CheckpointStatements):

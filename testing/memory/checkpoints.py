@@ -8,7 +8,8 @@ from typing import Any
 
 from core.records import Checkpoint, Claim, Progress
 from infrastructure.json_text import clean
-from testing.memory.tables import Tables, atomic, stored
+from testing.memory.rows import stored
+from testing.memory.tables import Tables, atomic
 
 
 class CheckpointStatements(Tables):

@@ -10,7 +10,8 @@ from core.messages import Channel
 from core.records import OutboxEntry
 from core.states import TaskStatus
 from infrastructure.json_text import clean
-from testing.memory.tables import OutboxRow, Tables, atomic
+from testing.memory.rows import OutboxRow
+from testing.memory.tables import Tables, atomic
 
 
 class OutboxStatements(Tables):
@@ -20,17 +21,17 @@ class OutboxStatements(Tables):
     def take(self, channels: Iterable[Channel], *, limit: int, hold: timedelta) -> Sequence[OutboxEntry]:
         now = self.clock.now()
         wanted = list(channels)
-        due: list[OutboxRow] = []
+        due: dict[int, OutboxRow] = {}
         while len(due) < limit:
             firsts = [(*first, channel) for channel in wanted if (first := self._first(channel)) is not None]
             if not firsts or min(firsts)[0] > now:
                 break
             _, entry_id, channel = min(firsts)
             heapq.heappop(self._due[channel])
-            due.append(self._open[entry_id])
-        for row in due:
+            due[entry_id] = self._open[entry_id]
+        for row in due.values():
             self._put_off(row, now + hold)
-        return [row.entry() for row in sorted(due, key=lambda row: row.entry_id)]
+        return [row.entry() for _, row in sorted(due.items())]
 
     @atomic
     def mark_sent(self, entry_ids: Sequence[int]) -> None:

@@ -14,7 +14,8 @@ from core.messages import Channel
 from core.records import AttemptOutcome, SweepReport
 from core.retry import Backoff
 from core.states import JobStatus, TaskStatus
-from testing.memory.tables import JobRow, TaskRow, atomic, stored_error
+from testing.memory.rows import JobRow, TaskRow, stored_error
+from testing.memory.tables import atomic
 from testing.memory.tasks import TaskStatements
 
 T = TypeVar("T")
@@ -120,11 +121,11 @@ class SweepStatements(TaskStatements):
         for job in waiting:
             self._renew_hint(job, now)
             if job.status is JobStatus.QUEUED:
-                self._send(Channel.JOBS, job.message(), job.job_id, None, now, now)
+                self._send_job_message(job, job.message(), now, held=False)
             else:
                 planned += 1
                 message = self._stage_complete(job, job.stage, self.worker_id, now)
-                self._send(Channel.JOBS, message, job.job_id, None, now, now)
+                self._send_job_message(job, message, now, held=False)
             self._note("resend_hint", now, job_id=job.job_id)
         return len(waiting) - planned, planned
 

@@ -102,10 +102,11 @@ class Tables:
         self,
         channel: Channel,
         message: Message,
+        *,
         job_id: str,
-        task_id: str | None,
-        available_at: datetime,
         now: datetime,
+        available_at: datetime,
+        task_id: str | None = None,
     ) -> OutboxRow:
         row = OutboxRow(
             entry_id=next(self._numbers),
