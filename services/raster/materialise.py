@@ -36,7 +36,7 @@ _TOLERANCE = 0.01
 
 
 def warp_to(
-    source: DatasetReader, profile: Profile, target: CRS, options: CogOptions, scratch: Path, watch: Watch
+    source: DatasetReader, profile: Profile, target: CRS, options: CogOptions, *, scratch: Path, watch: Watch
 ) -> Path:
     """``source`` in the CRS ``target``, as an uncompressed GeoTIFF at ``scratch``.
 
@@ -88,7 +88,7 @@ def warp_to(
 
 
 def nodata_to_mask(source: DatasetReader, scratch: Path, watch: Watch) -> Path:
-    """``source`` with its nodata as a mask, as an uncompressed GeoTIFF at ``scratch``; a lossy codec keeps a mask exact."""
+    """``source`` with its nodata as a mask, as an uncompressed GeoTIFF at ``scratch``: lossy codecs keep masks exact."""
 
     def read(window: Window) -> tuple[Pixels, Mask | None]:
         return source.read(window=window), source.dataset_mask(window=window)

@@ -88,7 +88,8 @@ def readable_file(path: Path) -> int:
 def open_source(source_url: str) -> Iterator[DatasetReader]:
     """The raster behind ``source_url``, opened with the one driver of ``SOURCE_FORMATS`` that its first bytes name.
 
-    Call it inside :func:`services.raster.gdal.gdal_environment`. The header's claims are bounded before any pixel is read.
+    Call it inside :func:`services.raster.gdal.gdal_environment`. The header's claims are bounded before
+    any pixel is read.
 
     Raises:
         RasterError: saying why it cannot be opened or may not be processed.
@@ -167,7 +168,8 @@ def _check_claims(dataset: DatasetReader, path: Path, size: int) -> None:
     if declared > MAX_DECLARED_BYTES:
         raise RasterError(
             Code.DECLARED_SIZE_TOO_LARGE,
-            f"{path.name} declares {shape} = {declared / 2**30:.0f} GiB; at most {MAX_DECLARED_BYTES / 2**30:.0f} GiB are taken",
+            f"{path.name} declares {shape} = {declared / 2**30:.0f} GiB; "
+            f"at most {MAX_DECLARED_BYTES / 2**30:.0f} GiB are taken",
             declared_bytes=declared,
         )
     if declared > _EXPANSION_MATTERS_ABOVE and declared > size * MAX_EXPANSION:
@@ -181,6 +183,7 @@ def _check_claims(dataset: DatasetReader, path: Path, size: int) -> None:
     if block > MAX_BLOCK_BYTES:
         raise RasterError(
             Code.DECLARED_SIZE_TOO_LARGE,
-            f"{path.name} has blocks of {block / 2**30:.1f} GiB; at most {MAX_BLOCK_BYTES / 2**30:.0f} GiB can be decoded",
+            f"{path.name} has blocks of {block / 2**30:.1f} GiB; "
+            f"at most {MAX_BLOCK_BYTES / 2**30:.0f} GiB can be decoded",
             block_bytes=block,
         )

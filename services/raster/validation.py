@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from services.raster.errors import Code, RasterError
+from services.raster.findings import Finding, find
 from services.raster.gdal import gdal_messages
 from services.raster.profile import Profile, as_json_number, crs_name, has_own_crs, read_profile
 from services.raster.raster_type import Detection, detect
 from services.raster.source import local_path, open_source
 from services.raster.statistics import Accumulator, BandStatistics, sample_windows, valid_mask
 from services.raster.tiff_layout import blocks_beyond_end
-from services.raster.findings import Finding, find
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
