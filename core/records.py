@@ -105,7 +105,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRecord:
-    """One task. ``attempt`` is the fencing token; ``failures`` count against ``max_attempts``, ``interruptions`` not."""
+    """One task. ``attempt`` is the fencing token; ``failures`` count against ``max_attempts``."""
 
     task_id: str
     job_id: str

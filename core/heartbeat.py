@@ -1,0 +1,115 @@
+"""Keeps a running task's lease and its delivery's lock alive, from a thread that no handler can starve."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from core.errors import ClaimLost, GeoworkerError
+from core.ports import StateStore
+from core.records import Claim
+from core.stopping import StopReason, StopToken
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeartbeatOptions:
+    """``interval`` between renewals of the lease, ``poll`` between looks at whether the job still wants the task."""
+
+    interval: timedelta = timedelta(seconds=20)
+    poll: timedelta = timedelta(seconds=2)
+
+
+class Heartbeat:
+    """One reusable thread for one task at a time. The thread starts with the first task and is parked between tasks.
+
+    A lost delivery lock is logged and harmless. A lost lease stops the task: another attempt owns it.
+    """
+
+    def __init__(self, store: StateStore, options: HeartbeatOptions) -> None:
+        self._store = store
+        self._options = options
+        self._changed = threading.Condition()
+        self._watch: _Watch | None = None
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def start(self, claim: Claim, stop: StopToken, renew: Callable[[], None] | None) -> None:
+        """Begin to keep ``claim`` alive; ``renew`` extends the delivery's lock."""
+        with self._changed:
+            self._watch = _Watch(claim, stop, renew)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+                self._thread.start()
+            # A parked thread looks again within a poll, so that short tasks need not wake it.
+
+    def finish(self) -> None:
+        """Stop renewing."""
+        with self._changed:
+            self._watch = None
+
+    def close(self) -> None:
+        """End the thread. Idempotent."""
+        with self._changed:
+            self._closed = True
+            self._watch = None
+            self._changed.notify()
+
+    def _run(self) -> None:
+        poll = self._options.poll.total_seconds()
+        while True:
+            with self._changed:
+                if self._closed:
+                    return
+                self._changed.wait(poll)
+                watch = self._watch
+            if watch is not None:
+                self._beat(watch)
+
+    def _beat(self, watch: _Watch) -> None:
+        try:
+            if time.monotonic() - watch.last_beat >= self._options.interval.total_seconds():
+                signal = self._store.heartbeat(watch.claim)
+                watch.last_beat = time.monotonic()
+                watch.renew_lock()
+            else:
+                signal = self._store.check_claim(watch.claim)
+        except ClaimLost as error:
+            if self._watch is watch:
+                logger.warning("%s", error, extra={"action": "lease.lost", "task_id": error.task_id})
+                watch.stop.request(StopReason.LEASE_LOST)
+            return
+        except GeoworkerError as error:
+            # The store is away. The lease may run out meanwhile; then the fence decides, not this thread.
+            logger.warning("heartbeat failed: %s", error, extra={"action": "heartbeat.failed"})
+            return
+        if signal.cancel_requested:
+            watch.stop.request(StopReason.CANCELLED)
+
+
+class _Watch:
+    __slots__ = ("claim", "last_beat", "renew", "stop")
+
+    def __init__(self, claim: Claim, stop: StopToken, renew: Callable[[], None] | None) -> None:
+        self.claim = claim
+        self.stop = stop
+        self.renew = renew
+        self.last_beat = time.monotonic()
+
+    def renew_lock(self) -> None:
+        if self.renew is None:
+            return
+        try:
+            self.renew()
+        except GeoworkerError as error:
+            logger.warning(
+                "the delivery's lock is lost; the lease still holds: %s",
+                error,
+                extra={"action": "lock.lost", "task_id": self.claim.task_id},
+            )
+            self.renew = None

@@ -1,0 +1,487 @@
+"""CoreMachine: the life of jobs, stages and tasks, the same in every mode.
+
+The order is always: commit to the store, then publish, then (the caller) settle. Each gap is safe: what was committed
+and not published is in the outbox, and what was published and not settled comes again and finds the work done.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar, assert_never
+
+from core.errors import (
+    ClaimLost,
+    Conflict,
+    ErrorInfo,
+    InvalidInput,
+    JobNotFound,
+    PermanentError,
+    StoreUnavailable,
+    TransientError,
+    UnknownJobType,
+)
+from core.handlers import HandlerRegistry, validate
+from core.heartbeat import Heartbeat, HeartbeatOptions
+from core.jobs import JobDefinition, JobRegistry, check_registries, job_fingerprint
+from core.messages import JobMessage, Message, StageComplete, TaskEnded, TaskMessage
+from core.outcome import (
+    Deferred,
+    Failed,
+    Finished,
+    Interrupted,
+    Outcome,
+    Rejected,
+    RetryLater,
+    Superseded,
+)
+from core.ports import Execution, MessagePublisher, Raised, Returned, StateStore, Stopped, TaskExecutor
+from core.records import (
+    Claim,
+    JobRecord,
+    JobSubmission,
+    NotClaimed,
+    StagePlan,
+    TaskResult,
+)
+from core.retry import Backoff
+from core.states import TERMINAL_JOB_STATUSES, JobStatus, TaskStatus
+from core.stopping import StopReason, StopToken
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineOptions:
+    """How the machine treats time. ``record_patience`` is how long it goes on trying to record an ended task."""
+
+    worker_id: str
+    lease: timedelta = timedelta(seconds=60)
+    heartbeat: HeartbeatOptions = field(default_factory=HeartbeatOptions)
+    backoff: Backoff = field(default_factory=Backoff)
+    record_patience: timedelta = timedelta(minutes=15)
+    store_retry: timedelta = timedelta(seconds=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A job, and whether this call created it."""
+
+    job: JobRecord
+    created: bool
+
+
+class CoreMachine:
+    """Runs jobs. Holds no state of its own: everything is in the store."""
+
+    def __init__(
+        self,
+        *,
+        jobs: JobRegistry,
+        handlers: HandlerRegistry,
+        store: StateStore,
+        publisher: MessagePublisher,
+        executor: TaskExecutor,
+        options: MachineOptions,
+        rng: random.Random | None = None,
+    ) -> None:
+        check_registries(jobs, handlers)
+        self.jobs = jobs
+        self.handlers = handlers
+        self.store = store
+        self._publisher = publisher
+        self._executor = executor
+        self._options = options
+        self._rng = rng or random.Random()  # noqa: S311 - jitter
+        self._heartbeats: list[Heartbeat] = []
+        self._heartbeats_lock = threading.Lock()
+
+    # Jobs
+
+    def submit_job(
+        self,
+        job_type: str,
+        parameters: Mapping[str, Any],
+        *,
+        rerun: bool = False,
+        submitted_by: str | None = None,
+        traceparent: str | None = None,
+    ) -> Submitted:
+        """Accept a job, once: the same type and parameters are the same job unless ``rerun`` asks for a new run.
+
+        Raises:
+            UnknownJobType: when no such type is registered; the error lists those that are.
+            InvalidInput: when parameters do not fit; every fault is named.
+            StoreUnavailable: when the store cannot be reached; nothing was accepted.
+        """
+        definition = self.jobs[job_type]
+        checked = validate(definition.parameters, parameters, subject=f"parameters of {definition.job_type}")
+        plain = checked.model_dump(mode="json")
+        job, commit = self.store.submit_job(
+            JobSubmission(
+                fingerprint=job_fingerprint(definition.job_type, plain),
+                job_type=definition.job_type,
+                parameters=plain,
+                total_stages=len(definition.stages),
+                failure_policy=definition.policy(checked),
+                rerun=rerun,
+                submitted_by=submitted_by,
+                traceparent=traceparent,
+            )
+        )
+        self._publisher.publish(commit.messages)
+        if commit.applied:
+            logger.info("job submitted", extra={"action": "job.submitted", "job_id": job.job_id})
+        return Submitted(job, commit.applied)
+
+    def retry_job(self, job_id: str, *, from_stage: int | None = None, submitted_by: str | None = None) -> JobRecord:
+        """Run an ended job again as a new run: its failed and cancelled tasks, or everything from a stage on.
+
+        Raises:
+            JobNotFound: when there is no such job.
+            Conflict: while the job runs, or when nothing of it is left to do.
+        """
+        job, commit = self.store.replay_job(job_id, from_stage=from_stage, submitted_by=submitted_by)
+        self._publisher.publish(commit.messages)
+        logger.info("job retried", extra={"action": "job.retried", "job_id": job.job_id, "replay_of": job_id})
+        return job
+
+    def cancel_job(self, job_id: str, *, reason: str = "cancelled on request") -> JobRecord:
+        """Cancel a job: waiting tasks never start, running ones are told to stop.
+
+        Raises:
+            JobNotFound: when there is no such job.
+            Conflict: when it has ended otherwise.
+        """
+        commit = self.store.cancel_job(job_id, reason=reason)
+        self._publisher.publish(commit.messages)
+        job = self.store.get_job(job_id)
+        if job is None:
+            raise JobNotFound(job_id)
+        if not commit.applied and job.status is not JobStatus.CANCELLED:
+            raise Conflict(f"job {job_id} is {job.status} and cannot be cancelled")
+        return job
+
+    # Messages
+
+    def handle(
+        self, message: Message, *, stop: StopToken | None = None, renew: Callable[[], None] | None = None
+    ) -> Outcome:
+        """Handle any message to its outcome. Never raises for what a handler or the store does."""
+        match message:
+            case JobMessage():
+                return self.process_job_message(message)
+            case StageComplete():
+                return self.process_stage_complete(message)
+            case TaskMessage():
+                return self.run_task(message, stop=stop or StopToken(), renew=renew)
+            case TaskEnded():
+                return Rejected(reason="NotForMachine", detail="a task_ended message is for callbacks")
+            case _:
+                assert_never(message)
+
+    def process_job_message(self, message: JobMessage) -> Outcome:
+        """Plan the first stage of an accepted job."""
+        return self._orchestrate(message.job_id, lambda job, definition: self._plan(job, definition, 1))
+
+    def process_stage_complete(self, message: StageComplete) -> Outcome:
+        """Plan the stage after a completed one, or finish the job."""
+
+        def step(job: JobRecord, definition: JobDefinition[Any]) -> Outcome:
+            if job.stage != message.completed_stage:
+                return Superseded(reason=f"the job is at stage {job.stage}, not {message.completed_stage}")
+            if message.completed_stage < len(definition.stages):
+                return self._plan(job, definition, message.completed_stage + 1)
+            return self._finish(job, definition)
+
+        return self._orchestrate(message.job_id, step)
+
+    def _orchestrate(self, job_id: str, step: Callable[[JobRecord, JobDefinition[Any]], Outcome]) -> Outcome:
+        try:
+            job = self.store.get_job(job_id)
+            if job is None:
+                return Rejected(reason="UnknownJob", detail=f"the store knows no job {job_id}")
+            if job.status in TERMINAL_JOB_STATUSES:
+                return Superseded(reason=f"the job is already {job.status}")
+            try:
+                return step(job, self.jobs[job.job_type])
+            except UnknownJobType as error:
+                return Rejected(reason="UnknownJobType", detail=str(error))
+            except (StoreUnavailable, TransientError):
+                raise
+            except Exception as error:
+                info = _definition_error(error)
+                logger.exception("planning failed", extra={"action": "job.failed", "job_id": job_id})
+                self._publisher.publish(self.store.fail_job(job_id, info).messages)
+                return Failed(error=info)
+        except (StoreUnavailable, TransientError) as error:
+            return Deferred(delay=self._options.store_retry, reason=str(error))
+
+    def _plan(self, job: JobRecord, definition: JobDefinition[Any], number: int) -> Outcome:
+        stage = definition.stages[number - 1]
+        previous = self.store.stage_results(job.job_id, number - 1) if number > 1 else ()
+        parameters = validate(definition.parameters, job.parameters, subject=f"parameters of {job.job_type}")
+        tasks = list(definition.plan(stage, parameters, _usable(previous)))
+        commit = self.store.plan_stage(
+            job.job_id,
+            StagePlan(
+                stage=number,
+                name=stage.name,
+                task_type=stage.task_type,
+                runs_on=stage.runs_on,
+                tasks=tasks,
+                max_attempts=stage.max_attempts,
+            ),
+        )
+        self._publisher.publish(commit.messages)
+        if not commit.applied:
+            return Superseded(reason=f"stage {number} is already planned, or the job has ended")
+        logger.info(
+            "stage planned",
+            extra={"action": "stage.planned", "job_id": job.job_id, "stage": number, "tasks": len(tasks)},
+        )
+        return Finished(result={"stage": number, "tasks": len(tasks)})
+
+    def _finish(self, job: JobRecord, definition: JobDefinition[Any]) -> Outcome:
+        results = self.store.stage_results(job.job_id, job.stage)
+        parameters = validate(definition.parameters, job.parameters, subject=f"parameters of {job.job_type}")
+        result = dict(definition.finalize(parameters, results))
+        failed = sum(stage.failed for stage in self.store.list_stages(job.job_id))
+        status = JobStatus.COMPLETED_WITH_ERRORS if failed else JobStatus.COMPLETED
+        commit = self.store.finish_job(job.job_id, stage=job.stage, status=status, result=result)
+        self._publisher.publish(commit.messages)
+        if not commit.applied:
+            return Superseded(reason="the job has already ended")
+        logger.info("job finished", extra={"action": "job.finished", "job_id": job.job_id, "status": str(status)})
+        return Finished(result=result)
+
+    # Tasks
+
+    def process_task_message(self, message: TaskMessage) -> dict[str, Any]:
+        """Run a task and say how it ended as a plain mapping: ``{"success": bool, ...}``."""
+        outcome = self.run_task(message, stop=StopToken(), renew=None)
+        match outcome:
+            case Finished(result=result, last_in_stage=last):
+                return {**result, "success": True, "task_id": message.task_id, "stage_complete": last}
+            case Failed(error=error):
+                return _failure(message, error)
+            case RetryLater(error=error, delay=delay):
+                return {**_failure(message, error), "retry_in_seconds": delay.total_seconds()}
+            case Interrupted(reason=reason):
+                return {"success": True, "interrupted": True, "task_id": message.task_id, "reason": str(reason)}
+            case Superseded(reason=reason) | Deferred(reason=reason):
+                return {"success": False, "task_id": message.task_id, "error": reason, "handler_executed": False}
+            case Rejected(reason=reason, detail=detail):
+                return {
+                    "success": False,
+                    "task_id": message.task_id,
+                    "error": f"{reason}: {detail}",
+                    "handler_executed": False,
+                }
+            case _:
+                assert_never(outcome)
+
+    def run_task(self, message: TaskMessage, *, stop: StopToken, renew: Callable[[], None] | None = None) -> Outcome:
+        """Claim a task, run its handler, and commit how it ended.
+
+        Args:
+            message: the hint; the row in the store says what to do.
+            stop: asks this task to stop (the worker drains). The machine asks it too when the job is cancelled or the
+                lease is lost.
+            renew: extends the delivery's lock for as long as the task runs.
+        """
+        if message.task_type not in self.handlers:
+            return Rejected(
+                reason="UnknownTaskType",
+                detail=f"no handler for {message.task_type!r} here; known: {', '.join(sorted(self.handlers))}",
+            )
+        try:
+            claim = self.store.claim_task(message.task_id, worker_id=self._options.worker_id, lease=self._options.lease)
+        except StoreUnavailable as error:
+            return Deferred(delay=self._options.store_retry, reason=str(error))
+        if isinstance(claim, NotClaimed):
+            if not claim.known:
+                return Rejected(reason="UnknownTask", detail=f"the store knows no task {message.task_id}")
+            return Superseded(reason=claim.reason)
+        if stop.requested:
+            return self._release(claim, stop.reason or StopReason.DRAIN)
+        return self._run_claimed(claim, stop, renew)
+
+    def _run_claimed(self, claim: Claim, stop: StopToken, renew: Callable[[], None] | None) -> Outcome:
+        logger.info("task started", extra={"action": "task.started", **_ids(claim)})
+        with self._heartbeat(claim, stop, renew):
+            try:
+                execution = self._executor.execute(claim, stop=stop, deadline=self._deadline(claim))
+                return self._record_patiently(stop, lambda: self._record(claim, stop, execution))
+            except ClaimLost:
+                logger.warning("task superseded", extra={"action": "task.superseded", **_ids(claim)})
+                return Superseded(reason="another attempt owns the task")
+            except StoreUnavailable as error:
+                return Deferred(delay=self._options.store_retry, reason=f"the end could not be recorded: {error}")
+
+    def _deadline(self, claim: Claim) -> datetime | None:
+        seconds = claim.task.timeout_seconds
+        if seconds is None and claim.task.task_type in self.handlers:
+            seconds = self.handlers[claim.task.task_type].timeout_seconds
+        return None if seconds is None else datetime.now(UTC) + timedelta(seconds=seconds)
+
+    def _record_patiently(self, stop: StopToken, record: Callable[[], T]) -> T:
+        """Work that is done must not be lost to a database that restarts: try to record it for a long while."""
+        give_up_at = time.monotonic() + self._options.record_patience.total_seconds()
+        tries = 0
+        while True:
+            try:
+                return record()
+            except StoreUnavailable:
+                tries += 1
+                if time.monotonic() >= give_up_at or stop.reason is StopReason.DRAIN:
+                    raise
+                logger.warning("the end of a task could not be recorded yet", extra={"action": "record.retry"})
+                backoff = Backoff(base=timedelta(milliseconds=200), cap=self._options.store_retry)
+                time.sleep(backoff.delay(tries, self._rng).total_seconds())
+
+    def _record(self, claim: Claim, stop: StopToken, execution: Execution) -> Outcome:
+        match execution:
+            case Returned(result=result) if result.get("interrupted"):
+                return self._record_stop(claim, stop.reason, "the handler saved its checkpoint and stopped")
+            case Returned(result=result):
+                commit = self.store.complete_task(claim, result)
+                self._publisher.publish(commit.messages)
+                logger.info("task completed", extra={"action": "task.completed", **_ids(claim)})
+                return Finished(result=result, last_in_stage=commit.last_in_stage)
+            case Raised(error=error, retry_after=retry_after):
+                return self._record_failure(claim, error, retry_after)
+            case Stopped(detail=detail):
+                return self._record_stop(claim, stop.reason, detail)
+            case _:
+                assert_never(execution)
+
+    def _record_stop(self, claim: Claim, reason: StopReason | None, detail: str) -> Outcome:
+        match reason:
+            case StopReason.CANCELLED:
+                commit = self.store.cancel_task(claim, reason=detail)
+                self._publisher.publish(commit.messages)
+                logger.info("task cancelled", extra={"action": "task.cancelled", **_ids(claim)})
+                return Interrupted(reason=reason)
+            case StopReason.MEMORY | StopReason.TIMEOUT | StopReason.STALLED:
+                error = ErrorInfo(
+                    type=_STOP_ERRORS[reason],
+                    message=f"{_STOP_TEXTS[reason]}; {detail}",
+                    retryable=True,
+                    code=reason.upper(),
+                    cause=str(reason),
+                )
+                return self._record_failure(claim, error, None)
+            case StopReason.LEASE_LOST:
+                raise ClaimLost(claim.task_id, claim.attempt)
+            case StopReason.DRAIN:
+                return self._release(claim, reason)
+            case None:
+                error = ErrorInfo(
+                    type="ContractViolation",
+                    message="the handler returned interrupted although nobody asked it to stop",
+                    retryable=True,
+                )
+                return self._record_failure(claim, error, None)
+            case _:
+                assert_never(reason)
+
+    def _release(self, claim: Claim, reason: StopReason) -> Outcome:
+        try:
+            commit = self.store.release_task(claim, reason=str(reason))
+        except ClaimLost:
+            return Superseded(reason="another attempt owns the task")
+        except StoreUnavailable as error:
+            return Deferred(delay=self._options.store_retry, reason=str(error))
+        self._publisher.publish(commit.messages)
+        logger.info("task interrupted", extra={"action": "task.interrupted", **_ids(claim), "reason": str(reason)})
+        return Interrupted(reason=reason)
+
+    def _record_failure(self, claim: Claim, error: ErrorInfo, retry_after: timedelta | None) -> Outcome:
+        failures = claim.task.failures + 1
+        if error.retryable and failures < claim.task.max_attempts:
+            delay = max(retry_after or timedelta(0), self._options.backoff.delay(failures, self._rng))
+            self._publisher.publish(self.store.fail_task(claim, error, retry_in=delay).messages)
+            logger.warning(
+                "task failed, tried again in %.1f s: %s",
+                delay.total_seconds(),
+                error.message,
+                extra={"action": "task.retried", **_ids(claim)},
+            )
+            return RetryLater(error=error, delay=delay)
+        self._publisher.publish(self.store.fail_task(claim, error, retry_in=None).messages)
+        logger.error("task failed: %s", error.message, extra={"action": "task.failed", **_ids(claim)})
+        return Failed(error=error)
+
+    @contextmanager
+    def _heartbeat(self, claim: Claim, stop: StopToken, renew: Callable[[], None] | None) -> Iterator[None]:
+        with self._heartbeats_lock:
+            heartbeat = self._heartbeats.pop() if self._heartbeats else None
+        heartbeat = heartbeat or Heartbeat(self.store, self._options.heartbeat)
+        heartbeat.start(claim, stop, renew)
+        try:
+            yield
+        finally:
+            heartbeat.finish()
+            with self._heartbeats_lock:
+                self._heartbeats.append(heartbeat)
+
+    def close(self) -> None:
+        """End the heartbeat threads and the executor. Idempotent."""
+        with self._heartbeats_lock:
+            heartbeats, self._heartbeats = self._heartbeats, []
+        for heartbeat in heartbeats:
+            heartbeat.close()
+        self._executor.close()
+
+
+_STOP_ERRORS = {
+    StopReason.MEMORY: "MemoryLimitApproached",
+    StopReason.TIMEOUT: "TaskTimeout",
+    StopReason.STALLED: "TaskStalled",
+}
+_STOP_TEXTS = {
+    StopReason.MEMORY: "stopped above the soft memory mark, before the kernel would have killed it",
+    StopReason.TIMEOUT: "stopped at its time limit",
+    StopReason.STALLED: "stopped because it made no progress",
+}
+
+
+def _ids(claim: Claim) -> dict[str, Any]:
+    task = claim.task
+    return {
+        "task_id": task.task_id,
+        "job_id": task.job_id,
+        "task_type": task.task_type,
+        "stage": task.stage,
+        "attempt": claim.attempt,
+    }
+
+
+def _usable(results: Sequence[TaskResult]) -> Sequence[TaskResult]:
+    """Only completed tasks have results to build on."""
+    return [result for result in results if result.status is TaskStatus.COMPLETED]
+
+
+def _failure(message: TaskMessage, error: ErrorInfo) -> dict[str, Any]:
+    return {
+        "success": False,
+        "task_id": message.task_id,
+        "error": error.message,
+        "error_type": error.type,
+        "error_code": error.code,
+        "retryable": error.retryable,
+    }
+
+
+def _definition_error(error: Exception) -> ErrorInfo:
+    code = error.code if isinstance(error, PermanentError) else None
+    details = {"faults": [fault.as_dict() for fault in error.faults]} if isinstance(error, InvalidInput) else {}
+    return ErrorInfo(type=type(error).__name__, message=str(error), retryable=False, code=code, details=details)

@@ -1,0 +1,1 @@
+"""Adapters to the world: PostgreSQL, processes, HTTP callbacks, storage, credentials and telemetry."""

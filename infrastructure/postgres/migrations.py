@@ -1,0 +1,145 @@
+"""Schema changes: numbered .sql files applied once each under an advisory lock, then the transition guards.
+
+Rules for authors: never edit an applied file (its checksum is kept and compared), and keep each change usable by the
+previous release, so that two versions can run side by side during an upgrade.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import LiteralString
+
+from psycopg import sql
+
+from core.errors import ConfigurationError, Fault
+from core.states import JOB_TRANSITIONS, TASK_TRANSITIONS, JobStatus, TaskStatus
+from infrastructure.postgres.database import ILLEGAL_TRANSITION, Connection, Database
+
+Transitions = Mapping[JobStatus, frozenset[JobStatus]] | Mapping[TaskStatus, frozenset[TaskStatus]]
+
+_LOCK_KEY = 0x67656F77  # "geow"
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """A numbered file and the SHA-256 of its text."""
+
+    name: str
+    text: str
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 (hex) of the text."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def available() -> Sequence[Migration]:
+    """The migrations that ship with this version, in order."""
+    folder = resources.files(__package__).joinpath("migrations")
+    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
+    return [Migration(name.removesuffix(".sql"), folder.joinpath(name).read_text(encoding="utf-8")) for name in names]
+
+
+def migrate(database: Database) -> Sequence[str]:
+    """Apply what is missing and return the names; safe to run from several processes at once.
+
+    Raises:
+        ConfigurationError: when an applied migration differs from the file of the same name.
+        StoreUnavailable: when the database cannot be reached.
+    """
+    return database.run(_migrate)
+
+
+def pending(database: Database) -> Sequence[str]:
+    """The names of migrations that are not applied yet."""
+
+    def work(connection: Connection) -> Sequence[str]:
+        exists = connection.execute("SELECT to_regclass('app.schema_migrations') IS NOT NULL AS yes").fetchone()
+        if exists is None or not exists["yes"]:
+            return [migration.name for migration in available()]
+        return [migration.name for migration in available() if migration.name not in _applied(connection)]
+
+    return database.run(work)
+
+
+def _migrate(connection: Connection) -> Sequence[str]:
+    done: list[str] = []
+    with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK_KEY])
+        connection.execute("CREATE SCHEMA IF NOT EXISTS app")
+        connection.execute(
+            """CREATE TABLE IF NOT EXISTS app.schema_migrations (
+                   name text PRIMARY KEY, checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"""
+        )
+        applied = _applied(connection)
+        for migration in available():
+            if migration.name not in applied:
+                connection.execute(migration.text.encode())
+                connection.execute(
+                    "INSERT INTO app.schema_migrations (name, checksum) VALUES (%s, %s)",
+                    [migration.name, migration.checksum],
+                )
+                done.append(migration.name)
+            elif applied[migration.name] != migration.checksum:
+                raise ConfigurationError(
+                    "database schema",
+                    [Fault(migration.name, "was applied with another content than this version ships")],
+                )
+        _guard(connection, "jobs", JOB_TRANSITIONS)
+        _guard(connection, "tasks", TASK_TRANSITIONS)
+    return done
+
+
+def _applied(connection: Connection) -> dict[str, str]:
+    rows = connection.execute("SELECT name, checksum FROM app.schema_migrations").fetchall()
+    return {row["name"]: row["checksum"] for row in rows}
+
+
+def _guard(connection: Connection, table: LiteralString, transitions: Transitions) -> None:
+    """A trigger that refuses every status change the table of transitions does not have (none when it is there)."""
+    statuses = sql.SQL(", ").join(sql.Literal(str(status)) for status in transitions)
+    pairs = sql.SQL(", ").join(
+        sql.SQL("({}, {})").format(sql.Literal(str(before)), sql.Literal(str(after)))
+        for before, following in transitions.items()
+        for after in sorted(following)
+    )
+    body = sql.SQL(
+        """BEGIN
+             IF (OLD.status, NEW.status) NOT IN ({pairs}) THEN
+               RAISE EXCEPTION 'a row of app.{table} cannot go from % to %', OLD.status, NEW.status
+                 USING ERRCODE = {code};
+             END IF;
+             RETURN NEW;
+           END"""
+    ).format(pairs=pairs, table=sql.SQL(table), code=sql.Literal(ILLEGAL_TRANSITION))
+    text = body.as_string(connection)
+    digest = hashlib.sha256((text + statuses.as_string(connection)).encode()).hexdigest()
+    function = sql.Identifier("app", f"guard_{table}_status")
+    found = connection.execute(
+        "SELECT obj_description(to_regproc(%s), 'pg_proc') AS digest", [f"app.guard_{table}_status"]
+    ).fetchone()
+    if found is not None and found["digest"] == digest:
+        return
+    connection.execute(
+        sql.SQL("CREATE OR REPLACE FUNCTION {}() RETURNS trigger LANGUAGE plpgsql AS {}").format(
+            function, sql.Literal(text)
+        )
+    )
+    connection.execute(sql.SQL("COMMENT ON FUNCTION {} IS {}").format(function, sql.Literal(digest)))
+    connection.execute(
+        sql.SQL(
+            "CREATE OR REPLACE TRIGGER guard_status BEFORE UPDATE OF status ON {} FOR EACH ROW"
+            " WHEN (OLD.status IS DISTINCT FROM NEW.status) EXECUTE FUNCTION {}()"
+        ).format(sql.Identifier("app", table), function)
+    )
+    connection.execute(
+        sql.SQL("ALTER TABLE {} DROP CONSTRAINT IF EXISTS known_status").format(sql.Identifier("app", table))
+    )
+    connection.execute(
+        sql.SQL("ALTER TABLE {} ADD CONSTRAINT known_status CHECK (status IN ({}))").format(
+            sql.Identifier("app", table), statuses
+        )
+    )

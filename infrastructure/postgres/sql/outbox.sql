@@ -1,0 +1,35 @@
+-- name: take
+UPDATE app.outbox o SET available_at = now() + %(hold)s
+FROM (
+    SELECT entry_id FROM app.outbox
+    WHERE channel = ANY(%(channels)s) AND available_at <= now() AND sent_at IS NULL AND given_up_at IS NULL
+    ORDER BY available_at, entry_id
+    LIMIT %(limit)s
+    FOR UPDATE SKIP LOCKED
+) due
+WHERE o.entry_id = due.entry_id
+RETURNING o.entry_id, o.channel, o.message, o.tries, o.created_at
+
+-- name: mark_sent
+WITH sent AS (
+    UPDATE app.outbox SET sent_at = now(), last_error = NULL
+    WHERE entry_id = ANY(%(entry_ids)s) AND sent_at IS NULL
+    RETURNING task_id, channel
+)
+UPDATE app.tasks t SET status = 'queued'
+FROM (
+    SELECT tasks.task_id FROM app.tasks, sent
+    WHERE tasks.task_id = sent.task_id AND sent.channel <> 'callbacks' AND tasks.status = 'pending'
+    FOR UPDATE OF tasks SKIP LOCKED
+) waiting
+WHERE t.task_id = waiting.task_id
+
+-- name: mark_unsent
+UPDATE app.outbox
+SET tries = tries + 1, last_error = %(error)s, available_at = now() + coalesce(%(retry_in)s, interval '0'),
+    given_up_at = CASE WHEN %(retry_in)s::interval IS NULL THEN now() END
+WHERE entry_id = %(entry_id)s AND sent_at IS NULL
+
+-- name: next_due
+SELECT min(available_at) - now() AS due_in FROM app.outbox
+WHERE channel = ANY(%(channels)s) AND sent_at IS NULL AND given_up_at IS NULL

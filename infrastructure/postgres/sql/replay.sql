@@ -1,0 +1,66 @@
+-- name: lock
+SELECT * FROM app.jobs WHERE job_id = %(job_id)s FOR UPDATE
+
+-- name: latest
+SELECT job_id, run, status FROM app.jobs WHERE fingerprint = %(fingerprint)s ORDER BY run DESC LIMIT 1
+
+-- name: open_tasks
+SELECT count(*) AS n FROM app.tasks WHERE job_id = %(job_id)s AND status = 'processing'
+
+-- name: first_open_stage
+SELECT min(stage) AS stage FROM app.tasks WHERE job_id = %(job_id)s AND status <> 'completed'
+
+-- name: new_run
+INSERT INTO app.jobs (job_id, fingerprint, run, job_type, status, stage, total_stages, parameters, failure_policy,
+                      replay_of, submitted_by, traceparent, started_at, next_hint_at)
+SELECT %(new_id)s, fingerprint, %(run)s, job_type, CASE WHEN %(kept)s = 0 THEN 'queued' ELSE 'processing' END, %(kept)s,
+       total_stages, parameters, failure_policy, job_id, %(submitted_by)s, traceparent,
+       CASE WHEN %(kept)s > 0 THEN now() END, now() + %(hint_interval)s
+FROM app.jobs WHERE job_id = %(job_id)s
+RETURNING *
+
+-- name: carry_tasks
+-- Completed tasks keep their results; with %(redo)s the others start over with no failures, at their checkpoint.
+INSERT INTO app.tasks (task_id, job_id, job_type, task_type, stage, task_index, runs_on, status, parameters, attempt,
+                       max_attempts, timeout_seconds, callback_url, result_data, progress, progress_at, checkpoint_phase,
+                       checkpoint_data, checkpoint_cursor, checkpoint_artifacts, checkpoint_version,
+                       checkpoint_updated_at, traceparent, started_at, finished_at, next_hint_at)
+SELECT app.task_id(%(new_id)s, stage, task_index), %(new_id)s, job_type, task_type, stage, task_index, runs_on,
+       CASE WHEN status = 'completed' OR NOT %(redo)s THEN status ELSE 'pending' END, parameters,
+       CASE WHEN status = 'completed' OR NOT %(redo)s THEN attempt ELSE 0 END, max_attempts, timeout_seconds, callback_url,
+       CASE status WHEN 'completed' THEN result_data END, CASE status WHEN 'completed' THEN progress END, progress_at,
+       checkpoint_phase, checkpoint_data, checkpoint_cursor, checkpoint_artifacts, checkpoint_version,
+       checkpoint_updated_at, traceparent, started_at, finished_at, now() + %(hint_interval)s
+FROM app.tasks WHERE job_id = %(job_id)s AND stage <= %(kept)s
+
+-- name: carry_items
+INSERT INTO app.task_items (task_id, phase, item_key, data)
+SELECT app.task_id(%(new_id)s, t.stage, t.task_index), i.phase, i.item_key, i.data
+FROM app.task_items i JOIN app.tasks t USING (task_id)
+WHERE t.job_id = %(job_id)s AND t.stage <= %(kept)s AND t.status <> 'completed'
+
+-- name: carry_stages
+INSERT INTO app.stages (job_id, stage, name, task_type, runs_on, total, remaining, finished_at)
+SELECT %(new_id)s, s.stage, s.name, s.task_type, s.runs_on, s.total, open.n,
+       CASE WHEN open.n = 0 THEN coalesce(s.finished_at, now()) END
+FROM app.stages s,
+     LATERAL (SELECT count(*) AS n FROM app.tasks t
+              WHERE t.job_id = %(new_id)s AND t.stage = s.stage AND t.status = 'pending') open
+WHERE s.job_id = %(job_id)s AND s.stage <= %(kept)s
+
+-- name: hint
+WITH job AS (SELECT * FROM app.jobs WHERE job_id = %(new_id)s),
+hints AS (
+    INSERT INTO app.outbox (channel, message, job_id, task_id)
+    SELECT runs_on, app.task_message(task_id, job_id, job_type, task_type, stage, task_index, attempt, traceparent),
+           job_id, task_id
+    FROM app.tasks WHERE job_id = %(new_id)s AND status = 'pending'
+    RETURNING entry_id
+)
+INSERT INTO app.outbox (channel, message, job_id)
+SELECT 'jobs',
+       CASE stage WHEN 0 THEN jsonb_strip_nulls(jsonb_build_object('message_type', 'job', 'job_id', job_id,
+                                                                   'job_type', job_type, 'traceparent', traceparent))
+            ELSE app.stage_message(job_id, job_type, stage, NULL, traceparent) END,
+       job_id
+FROM job WHERE NOT EXISTS (SELECT 1 FROM app.tasks WHERE job_id = %(new_id)s AND status = 'pending')

@@ -1,0 +1,77 @@
+"""The sweeper's thread: one ordered pass every few seconds, its last run visible to health and metrics."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import timedelta
+
+from core.errors import GeoworkerError
+from core.ports import MessagePublisher, SweepStore
+from core.records import SweepReport
+
+logger = logging.getLogger(__name__)
+
+
+class Sweeper:
+    """Runs :meth:`SweepStore.sweep` at an interval until stopped."""
+
+    def __init__(
+        self,
+        store: SweepStore,
+        publisher: MessagePublisher,
+        *,
+        interval: timedelta = timedelta(seconds=15),
+        limit: int = 500,
+        observe: Callable[[SweepReport], None] | None = None,
+    ) -> None:
+        self._store = store
+        self._publisher = publisher
+        self._interval = interval
+        self._limit = limit
+        self._observe = observe
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.last_error: str | None = None
+
+    def run_once(self) -> SweepReport:
+        """One pass, now.
+
+        Raises:
+            StoreUnavailable: when the store cannot be reached.
+        """
+        report = self._store.sweep(limit=self._limit)
+        self._publisher.publish(report.messages)
+        if report.total:
+            logger.info("swept", extra={"action": "sweeper.swept", **asdict(report, dict_factory=_counts)})
+        if self._observe is not None:
+            self._observe(report)
+        self.last_error = None
+        return report
+
+    def start(self) -> None:
+        """Sweep in a thread, at once and then every interval."""
+        self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread. Idempotent."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(timeout=10)
+            self._thread = None
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self.run_once()
+            except GeoworkerError as error:
+                self.last_error = str(error)
+                logger.warning("the sweep failed: %s", error, extra={"action": "sweeper.failed"})
+            self._stopping.wait(self._interval.total_seconds())
+
+
+def _counts(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    return {name: value for name, value in pairs if isinstance(value, int)}

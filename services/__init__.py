@@ -1,0 +1,1 @@
+"""Handlers and job definitions: what the work is. No plumbing: see ``services.registry`` for all of them."""

@@ -1,0 +1,1 @@
+"""How tasks get in and out: one TaskSource and one TaskDispatcher for each mode."""

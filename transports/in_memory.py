@@ -1,0 +1,257 @@
+"""Queues in memory: the embedded default, and what tests run on.
+
+Behaves like a broker with peek-lock: a received message is hidden until its lock ends, comes again with a higher count
+when it is not settled, and goes to the dead letters after too many deliveries. Messages are encoded and decoded for
+real, so that what cannot travel fails here too.
+"""
+
+from __future__ import annotations
+
+import functools
+import heapq
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from core.errors import MalformedMessage
+from core.messages import Message, decode, encode
+from transports.base import (
+    Complete,
+    DeadLetter,
+    DeliveryLost,
+    DispatchResult,
+    Retry,
+    Sent,
+    Settlement,
+    SourceStatus,
+    TaskDispatcher,
+    TaskSource,
+)
+
+Clock = Callable[[], float]
+"""Seconds, monotonic."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    body: bytes
+    deliveries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLettered:
+    """A message nobody could handle, and why."""
+
+    body: bytes
+    reason: str
+    detail: str
+
+
+@dataclass(slots=True)
+class _Lock:
+    entry: _Entry
+    until: float
+
+
+@dataclass
+class InMemoryQueue:
+    """One queue. Thread-safe; shared by a dispatcher and any number of sources."""
+
+    lock_duration: timedelta = timedelta(minutes=5)
+    max_delivery_count: int = 10
+    clock: Clock = time.monotonic
+    dead_letters: list[DeadLettered] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._changed = threading.Condition()
+        self._ready: deque[_Entry] = deque()
+        self._delayed: list[tuple[float, int, _Entry]] = []
+        self._locked: dict[int, _Lock] = {}
+        self._numbers = itertools.count()
+
+    def put(self, *bodies: bytes) -> None:
+        """Add encoded messages."""
+        with self._changed:
+            self._ready.extend(_Entry(body) for body in bodies)
+            self._changed.notify(len(bodies))
+
+    def purge(self) -> int:
+        """Drop every message that is not locked; returns how many."""
+        with self._changed:
+            count = len(self._ready) + len(self._delayed)
+            self._ready.clear()
+            self._delayed.clear()
+            return count
+
+    def __len__(self) -> int:
+        """Messages that wait, now or later."""
+        with self._changed:
+            return len(self._ready) + len(self._delayed)
+
+    @property
+    def locked(self) -> int:
+        """Messages under a lock."""
+        return len(self._locked)
+
+    def wake(self) -> None:
+        """End every running wait."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def take(self, timeout: float, stopping: Callable[[], bool]) -> tuple[int, _Entry] | None:
+        """Lock the next message, waiting up to ``timeout`` seconds; None when there is none or ``stopping`` is true."""
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while True:
+                self._surface()
+                if self._ready:
+                    entry = self._ready.popleft()
+                    entry.deliveries += 1
+                    token = next(self._numbers)
+                    self._locked[token] = _Lock(entry, self.clock() + self.lock_duration.total_seconds())
+                    return token, entry
+                left = deadline - time.monotonic()
+                if left <= 0 or stopping():
+                    return None
+                self._changed.wait(min(left, self._next_change()))
+
+    def _next_change(self) -> float:
+        moments = [moment for moment, _, _ in self._delayed[:1]] + [lock.until for lock in self._locked.values()]
+        return max(0.001, min(moments) - self.clock()) if moments else 3600.0
+
+    def _surface(self) -> None:
+        """Make due what was delayed, and give back what was locked for too long."""
+        now = self.clock()
+        while self._delayed and self._delayed[0][0] <= now:
+            self._ready.append(heapq.heappop(self._delayed)[2])
+        lapsed = [token for token, lock in self._locked.items() if lock.until <= now]
+        for token in lapsed:
+            entry = self._locked.pop(token).entry
+            if entry.deliveries >= self.max_delivery_count:
+                detail = f"delivered {entry.deliveries} times and never settled"
+                self.dead_letters.append(DeadLettered(entry.body, "MaxDeliveryCountExceeded", detail))
+            else:
+                self._ready.append(entry)
+
+    def renew(self, token: int) -> None:
+        """Extend a lock; DeliveryLost when it has run out."""
+        with self._changed:
+            self._surface()
+            lock = self._locked.get(token)
+            if lock is None:
+                raise DeliveryLost("the lock has run out")
+            lock.until = self.clock() + self.lock_duration.total_seconds()
+
+    def settle(self, token: int, settlement: Settlement) -> None:
+        """Settle a locked message; DeliveryLost when the lock has run out or it was settled before."""
+        with self._changed:
+            self._surface()
+            lock = self._locked.pop(token, None)
+            if lock is None:
+                raise DeliveryLost("the lock has run out, or the delivery was settled before")
+            match settlement:
+                case Complete():
+                    pass
+                case Retry(delay=delay) if delay <= timedelta(0):
+                    self._ready.append(lock.entry)
+                    self._changed.notify()
+                case Retry(delay=delay):
+                    moment = self.clock() + delay.total_seconds()
+                    heapq.heappush(self._delayed, (moment, next(self._numbers), lock.entry))
+                    self._changed.notify()
+                case DeadLetter(reason=reason, detail=detail):
+                    self.dead_letters.append(DeadLettered(lock.entry.body, reason, detail))
+
+
+@dataclass(slots=True)
+class _InMemoryDelivery:
+    message: Message
+    delivery_count: int
+    _queue: InMemoryQueue
+    _token: int
+    _settled: Callable[[Settlement], None]
+
+    def renew(self) -> None:
+        self._queue.renew(self._token)
+
+    def settle(self, settlement: Settlement) -> None:
+        self._queue.settle(self._token, settlement)
+        self._settled(settlement)
+
+
+class InMemorySource(TaskSource):
+    """A consumer of one :class:`InMemoryQueue`."""
+
+    def __init__(self, queue: InMemoryQueue) -> None:
+        self._queue = queue
+        self._open = False
+        self._waking = False
+        self._held: set[int] = set()
+        self._received = 0
+        self._settlements = {Complete: 0, Retry: 0, DeadLetter: 0}
+        self._last_poll_at: datetime | None = None
+
+    def open(self) -> None:
+        self._open = True
+
+    def close(self) -> None:
+        self._open = False
+        for token in list(self._held):
+            self._held.discard(token)
+            try:
+                self._queue.settle(token, Retry(timedelta(0)))
+            except DeliveryLost:
+                continue
+
+    def receive(self, timeout: timedelta) -> _InMemoryDelivery | None:
+        self._last_poll_at = datetime.now(UTC)
+        self._waking = False
+        while (taken := self._queue.take(timeout.total_seconds(), lambda: self._waking)) is not None:
+            token, entry = taken
+            self._received += 1
+            try:
+                message = decode(entry.body)
+            except MalformedMessage as error:
+                settlement = DeadLetter("MalformedMessage", str(error))
+                self._queue.settle(token, settlement)
+                self._settlements[DeadLetter] += 1
+                continue
+            self._held.add(token)
+            return _InMemoryDelivery(
+                message, entry.deliveries, self._queue, token, functools.partial(self._count, token)
+            )
+        return None
+
+    def _count(self, token: int, settlement: Settlement) -> None:
+        self._held.discard(token)
+        self._settlements[type(settlement)] += 1
+
+    def wake(self) -> None:
+        self._waking = True
+        self._queue.wake()
+
+    def status(self) -> SourceStatus:
+        return SourceStatus(
+            connected=self._open,
+            last_poll_at=self._last_poll_at,
+            received=self._received,
+            completed=self._settlements[Complete],
+            retried=self._settlements[Retry],
+            dead_lettered=self._settlements[DeadLetter],
+            details={"waiting": len(self._queue)},
+        )
+
+
+class InMemoryDispatcher(TaskDispatcher):
+    """Puts messages on one :class:`InMemoryQueue`."""
+
+    def __init__(self, queue: InMemoryQueue) -> None:
+        self._queue = queue
+
+    def dispatch(self, messages: Sequence[Message]) -> Sequence[DispatchResult]:
+        self._queue.put(*map(encode, messages))
+        return [Sent()] * len(messages)
