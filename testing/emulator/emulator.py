@@ -96,7 +96,7 @@ class ServiceBusEmulator:
 
     @property
     def custom_endpoint_address(self) -> str:
-        """What a client over WebSocket (``TransportType.AmqpOverWebsocket``) must be given as well, to find the port."""
+        """What a client over WebSocket (``TransportType.AmqpOverWebsocket``) needs as well, to find the port."""
         return f"sb://{self.host}:{self.port}"
 
     # --- time

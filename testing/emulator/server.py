@@ -45,7 +45,7 @@ class Server:
         return self._thread is not None
 
     def start(self) -> None:
-        """Listen, with empty queues and no faults. Raises OSError when the port is taken, RuntimeError when already started."""
+        """Listen, with empty queues and no faults. Raises OSError when the port is taken, RuntimeError when running."""
         if self._thread is not None:
             raise RuntimeError("the emulator is running already")
         self.broker = Broker(self._config, self._clock)
