@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Flag, auto
 from functools import partial
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import TYPE_CHECKING, assert_never
 
+from app import child
 from app.lifecycle import DockerWorkerLifecycle
 from app.settings import OrchestrationMode, Settings
 from app.worker import BackgroundQueueWorker
@@ -30,8 +32,12 @@ from infrastructure.postgres.database import Database
 from infrastructure.postgres.outbox_store import PostgresOutboxStore
 from infrastructure.postgres.state_store import PostgresStateStore, StoreOptions
 from infrastructure.postgres.sweep_store import PostgresSweepStore
+from infrastructure.process_executor.bootstrap import ChildSpec
+from infrastructure.process_executor.executor import ExecutorOptions, ProcessExecutor
+from infrastructure.process_executor.supervision import SupervisionRules
 from infrastructure.relay import Relay, RelayOptions
 from infrastructure.sweeper import Sweeper
+from infrastructure.watchdogs import DiskWatch, MemoryWatch
 from services.registry import handler_registry, job_registry
 from transports.base import TaskDispatcher, TaskSource
 
@@ -108,7 +114,8 @@ def compose(settings: Settings, role: Role, *, database_url: str | None = None) 
         base=timedelta(seconds=settings.retry_base_seconds), cap=timedelta(seconds=settings.retry_cap_seconds)
     )
     transport = transport_for(settings, role)
-    pool = connection_pool(settings, role, database_url)
+    conninfo = _conninfo(settings, database_url)
+    pool = connection_pool(settings, role, conninfo)
     database = Database(pool)
     options = StoreOptions(
         worker_id=settings.worker_id,
@@ -133,7 +140,7 @@ def compose(settings: Settings, role: Role, *, database_url: str | None = None) 
         handlers=handlers,
         store=store,
         publisher=relay,
-        executor=_executor(settings, handlers, checkpoints),
+        executor=_executor(settings, role, handlers, checkpoints, conninfo),
         options=MachineOptions(
             worker_id=settings.worker_id,
             lease=timedelta(seconds=settings.lease_seconds),
@@ -275,36 +282,55 @@ def _concurrency(settings: Settings, channel: Channel) -> int:
             assert_never(channel)
 
 
-def _executor(settings: Settings, handlers: HandlerRegistry, checkpoints: CheckpointStore) -> TaskExecutor:
+def _executor(
+    settings: Settings, role: Role, handlers: HandlerRegistry, checkpoints: CheckpointStore, conninfo: str
+) -> TaskExecutor:
     inline = InlineExecutor(
         HandlerParts(
             handlers=handlers,
             checkpoints=checkpoints,
             work_root=settings.work_root,
-            services=handler_services(settings),
+            services=child.plain_services(settings),
         )
     )
-    return ExecutorByPlace({RunsOn.FUNCTIONS: inline, RunsOn.DOCKER: inline})
+    if Role.WORKER not in role:
+        return inline
+    return ExecutorByPlace({RunsOn.FUNCTIONS: inline, RunsOn.DOCKER: process_executor(settings, conninfo)})
 
 
-def handler_services(settings: Settings) -> Mapping[str, Any]:
-    """What handlers are offered by name (``context.services``)."""
-    return {"output_dir": settings.output_dir}
+def process_executor(settings: Settings, conninfo: str) -> ProcessExecutor:
+    """The executor of long tasks: warm child processes under supervision."""
+    return ProcessExecutor(
+        ChildSpec(
+            bootstrap=child.BOOTSTRAP,
+            arguments=child.arguments(settings, conninfo),
+            preload=("numpy", "rasterio"),
+            log_level=logging.getLevelNamesMapping()[settings.log_level],
+        ),
+        ExecutorOptions(
+            rules=SupervisionRules(
+                grace=settings.shutdown_grace_seconds,
+                stall=settings.task_stall_seconds,
+                stall_kills=settings.task_stall_kills,
+            ),
+            recycle_tasks=settings.executor_recycle_tasks,
+            recycle_bytes=settings.executor_recycle_mb << 20,
+        ),
+        memory=MemoryWatch(settings.memory_soft_percent / 100),
+        disk=DiskWatch(settings.work_root, settings.min_free_disk_mb << 20),
+    )
 
 
-def connection_pool(settings: Settings, role: Role, database_url: str | None = None) -> ConnectionPoolManager:
-    """The database pool of a process.
+def _conninfo(settings: Settings, database_url: str | None) -> str:
+    if database_url is not None:
+        return database_url
+    if settings.database_url is not None:
+        return settings.database_url.get_secret_value()
+    raise ConfigurationError("settings", [Fault("DATABASE_URL", "must be set: postgresql://user@host:5432/database")])
 
-    Raises:
-        ConfigurationError: when no database is named.
-    """
-    conninfo = database_url
-    if conninfo is None and settings.database_url is not None:
-        conninfo = settings.database_url.get_secret_value()
-    if conninfo is None:
-        raise ConfigurationError(
-            "settings", [Fault("DATABASE_URL", "must be set: postgresql://user@host:5432/database")]
-        )
+
+def connection_pool(settings: Settings, role: Role, conninfo: str) -> ConnectionPoolManager:
+    """The database pool of a process."""
     password = None
     if settings.database_entra_auth:
         from infrastructure.credentials import entra_database_password
