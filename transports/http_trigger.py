@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
+from core.dispatch import retry_after
 from core.errors import GeoworkerError
 from core.messages import Message, TaskMessage
 from transports.base import (
@@ -277,21 +277,6 @@ class HttpTriggerDispatcher(TaskDispatcher):
         with self._lock:
             if self._client is not None:
                 self._client.close()
-
-
-def retry_after(value: str | None) -> timedelta | None:
-    """A Retry-After header: seconds or an HTTP date (RFC 9110 section 10.2.3); None when it is neither."""
-    if value is None:
-        return None
-    if value.strip().isdigit():
-        return timedelta(seconds=min(int(value), 86_400))
-    try:
-        moment = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(timedelta(0), moment - datetime.now(UTC))
 
 
 def _detail(answer: httpx.Response) -> str:
