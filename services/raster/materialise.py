@@ -88,7 +88,7 @@ def warp_to(
 
 
 def nodata_to_mask(source: DatasetReader, scratch: Path, watch: Watch) -> Path:
-    """``source`` with its nodata as a mask, as an uncompressed GeoTIFF at ``scratch``: lossy codecs keep masks exact."""
+    """``source`` with its nodata as a mask, an uncompressed GeoTIFF at ``scratch``: lossy codecs keep masks exact."""
 
     def read(window: Window) -> tuple[Pixels, Mask | None]:
         return source.read(window=window), source.dataset_mask(window=window)
