@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Flag, auto
 from functools import partial
-from typing import Any, assert_never
+from typing import TYPE_CHECKING, assert_never
 
+from app import child
 from app.lifecycle import DockerWorkerLifecycle
 from app.settings import OrchestrationMode, Settings
 from app.worker import BackgroundQueueWorker
@@ -30,10 +32,17 @@ from infrastructure.postgres.database import Database
 from infrastructure.postgres.outbox_store import PostgresOutboxStore
 from infrastructure.postgres.state_store import PostgresStateStore, StoreOptions
 from infrastructure.postgres.sweep_store import PostgresSweepStore
+from infrastructure.process_executor.bootstrap import ChildSpec
+from infrastructure.process_executor.executor import ExecutorOptions, ProcessExecutor
+from infrastructure.process_executor.supervision import SupervisionRules
 from infrastructure.relay import Relay, RelayOptions
 from infrastructure.sweeper import Sweeper
+from infrastructure.watchdogs import DiskWatch, MemoryWatch
 from services.registry import handler_registry, job_registry
 from transports.base import TaskDispatcher, TaskSource
+
+if TYPE_CHECKING:
+    from transports.service_bus_connection import ServiceBusConnection
 
 
 class Role(Flag):
@@ -105,7 +114,8 @@ def compose(settings: Settings, role: Role, *, database_url: str | None = None) 
         base=timedelta(seconds=settings.retry_base_seconds), cap=timedelta(seconds=settings.retry_cap_seconds)
     )
     transport = transport_for(settings, role)
-    pool = connection_pool(settings, role, database_url)
+    conninfo = _conninfo(settings, database_url)
+    pool = connection_pool(settings, role, conninfo)
     database = Database(pool)
     options = StoreOptions(
         worker_id=settings.worker_id,
@@ -130,7 +140,7 @@ def compose(settings: Settings, role: Role, *, database_url: str | None = None) 
         handlers=handlers,
         store=store,
         publisher=relay,
-        executor=_executor(settings, handlers, checkpoints),
+        executor=_executor(settings, role, handlers, checkpoints, conninfo),
         options=MachineOptions(
             worker_id=settings.worker_id,
             lease=timedelta(seconds=settings.lease_seconds),
@@ -183,7 +193,9 @@ def transport_for(settings: Settings, role: Role) -> Transport:
     match settings.docker_orchestration_mode:
         case OrchestrationMode.IN_MEMORY:
             return _in_memory(role)
-        case OrchestrationMode.SERVICE_BUS | OrchestrationMode.HTTP_TRIGGER as mode:
+        case OrchestrationMode.SERVICE_BUS:
+            return _service_bus(settings, role)
+        case OrchestrationMode.HTTP_TRIGGER as mode:
             raise ConfigurationError(
                 "settings", [Fault("DOCKER_ORCHESTRATION_MODE", f"{mode} is not built yet", str(mode))]
             )
@@ -213,6 +225,51 @@ def _in_memory(role: Role) -> Transport:
     )
 
 
+def _service_bus(settings: Settings, role: Role) -> Transport:
+    from transports.service_bus import ServiceBusDispatcher, ServiceBusSource, SourceOptions
+
+    connection = service_bus_connection(settings)
+    options = SourceOptions(max_wait=timedelta(seconds=settings.service_bus_max_wait_seconds))
+    queues = queue_names(settings)
+    sends, receives = set[Channel](), set[Channel]()
+    if Role.ORCHESTRATOR in role:
+        sends |= {Channel.JOBS, Channel.FUNCTIONS, Channel.DOCKER}
+        receives |= {Channel.JOBS, Channel.FUNCTIONS}
+    if Role.WORKER in role:
+        sends |= {Channel.JOBS, Channel.DOCKER}
+        receives |= {Channel.DOCKER}
+    return Transport(
+        routes={channel: ServiceBusDispatcher(connection, queues[channel]) for channel in sends},
+        sources={channel: partial(ServiceBusSource, connection, queues[channel], options) for channel in receives},
+    )
+
+
+def queue_names(settings: Settings) -> Mapping[Channel, str]:
+    """The queue of each channel that has one."""
+    return {
+        Channel.JOBS: settings.jobs_queue,
+        Channel.FUNCTIONS: settings.functions_queue,
+        Channel.DOCKER: settings.docker_queue,
+    }
+
+
+def service_bus_connection(settings: Settings) -> ServiceBusConnection:
+    """How the settings say to reach Service Bus.
+
+    Raises:
+        ConfigurationError: when they do not.
+    """
+    from transports.service_bus_connection import ServiceBusConnection, entra_connection
+
+    if settings.service_bus_connection_string is None and settings.service_bus_fqdn is not None:
+        return entra_connection(settings.service_bus_fqdn, websockets=settings.service_bus_websockets)
+    secret = settings.service_bus_connection_string
+    return ServiceBusConnection(
+        connection_string=secret.get_secret_value() if secret is not None else None,
+        websockets=settings.service_bus_websockets,
+    )
+
+
 def _concurrency(settings: Settings, channel: Channel) -> int:
     match channel:
         case Channel.DOCKER:
@@ -225,36 +282,55 @@ def _concurrency(settings: Settings, channel: Channel) -> int:
             assert_never(channel)
 
 
-def _executor(settings: Settings, handlers: HandlerRegistry, checkpoints: CheckpointStore) -> TaskExecutor:
+def _executor(
+    settings: Settings, role: Role, handlers: HandlerRegistry, checkpoints: CheckpointStore, conninfo: str
+) -> TaskExecutor:
     inline = InlineExecutor(
         HandlerParts(
             handlers=handlers,
             checkpoints=checkpoints,
             work_root=settings.work_root,
-            services=handler_services(settings),
+            services=child.plain_services(settings),
         )
     )
-    return ExecutorByPlace({RunsOn.FUNCTIONS: inline, RunsOn.DOCKER: inline})
+    if Role.WORKER not in role:
+        return inline
+    return ExecutorByPlace({RunsOn.FUNCTIONS: inline, RunsOn.DOCKER: process_executor(settings, conninfo)})
 
 
-def handler_services(settings: Settings) -> Mapping[str, Any]:
-    """What handlers are offered by name (``context.services``)."""
-    return {"output_dir": settings.output_dir}
+def process_executor(settings: Settings, conninfo: str) -> ProcessExecutor:
+    """The executor of long tasks: warm child processes under supervision."""
+    return ProcessExecutor(
+        ChildSpec(
+            bootstrap=child.BOOTSTRAP,
+            arguments=child.arguments(settings, conninfo),
+            preload=("numpy", "rasterio"),
+            log_level=logging.getLevelNamesMapping()[settings.log_level],
+        ),
+        ExecutorOptions(
+            rules=SupervisionRules(
+                grace=settings.shutdown_grace_seconds,
+                stall=settings.task_stall_seconds,
+                stall_kills=settings.task_stall_kills,
+            ),
+            recycle_tasks=settings.executor_recycle_tasks,
+            recycle_bytes=settings.executor_recycle_mb << 20,
+        ),
+        memory=MemoryWatch(settings.memory_soft_percent / 100),
+        disk=DiskWatch(settings.work_root, settings.min_free_disk_mb << 20),
+    )
 
 
-def connection_pool(settings: Settings, role: Role, database_url: str | None = None) -> ConnectionPoolManager:
-    """The database pool of a process.
+def _conninfo(settings: Settings, database_url: str | None) -> str:
+    if database_url is not None:
+        return database_url
+    if settings.database_url is not None:
+        return settings.database_url.get_secret_value()
+    raise ConfigurationError("settings", [Fault("DATABASE_URL", "must be set: postgresql://user@host:5432/database")])
 
-    Raises:
-        ConfigurationError: when no database is named.
-    """
-    conninfo = database_url
-    if conninfo is None and settings.database_url is not None:
-        conninfo = settings.database_url.get_secret_value()
-    if conninfo is None:
-        raise ConfigurationError(
-            "settings", [Fault("DATABASE_URL", "must be set: postgresql://user@host:5432/database")]
-        )
+
+def connection_pool(settings: Settings, role: Role, conninfo: str) -> ConnectionPoolManager:
+    """The database pool of a process."""
     password = None
     if settings.database_entra_auth:
         from infrastructure.credentials import entra_database_password

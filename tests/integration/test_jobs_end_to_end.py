@@ -93,8 +93,7 @@ def test_a_cancelled_job_starts_no_waiting_task(start_application: Start, databa
     assert application.machine.cancel_job(submitted.job.job_id).status is JobStatus.CANCELLED
     deadline = time.monotonic() + 20
     while any(
-        status not in ("completed", "cancelled")
-        for status in application.store.count_tasks(submitted.job.job_id)[1]
+        status not in ("completed", "cancelled") for status in application.store.count_tasks(submitted.job.job_id)[1]
     ):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -106,9 +105,9 @@ def test_a_cancelled_job_starts_no_waiting_task(start_application: Start, databa
     )
     assert started_after is not None
     assert started_after["n"] <= 1  # the one that was being claimed at that moment
+    done = application.machine.submit_job("hello_world", {"n": 1}).job.job_id
+    finished(application, done)
     with pytest.raises(Conflict, match="completed"):
-        done = application.machine.submit_job("hello_world", {"n": 1}).job.job_id
-        finished(application, done)
         application.machine.cancel_job(done)
 
 
