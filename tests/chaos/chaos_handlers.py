@@ -166,6 +166,18 @@ def use_a_pool(params: dict[str, Any], context: DockerTaskContext) -> Result:
         return {"success": True, "squares": pool.map(_square, range(10))}
 
 
+@handler
+def terminate_forks(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    """What a pool does when it is terminated while its workers still start."""
+    statuses = []
+    for _ in range(params["forks"]):
+        if (pid := os.fork()) == 0:
+            time.sleep(3600)
+        os.kill(pid, signal.SIGTERM)
+        statuses.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    return {"success": True, "statuses": statuses}
+
+
 def _square(number: int) -> int:
     logging.getLogger("chaos.pool").warning("squaring %d", number)
     return number * number
