@@ -14,7 +14,16 @@ from core.errors import Fault, GeoworkerError, InvalidInput
 
 E = TypeVar("E", bound=StrEnum)
 
-__all__ = ["BodyTooLarge", "NotJson", "json_object", "query_datetime", "query_enum", "query_int", "run_in_threadpool"]
+__all__ = [
+    "BodyTooLarge",
+    "NotJson",
+    "json_object",
+    "query_bool",
+    "query_datetime",
+    "query_enum",
+    "query_int",
+    "run_in_threadpool",
+]
 
 
 class BodyTooLarge(GeoworkerError):
@@ -73,6 +82,14 @@ def query_int(request: Request, name: str, default: int, *, low: int, high: int)
     if not text.isascii() or not text.lstrip("-").isdigit() or len(text) > 12 or not low <= int(text) <= high:
         raise InvalidInput("query", [Fault(name, f"must be a whole number from {low} to {high}", text)])
     return int(text)
+
+
+def query_bool(request: Request, name: str) -> bool:
+    """``true`` or ``false`` from the query string; false when it is not there."""
+    text = request.query_params.get(name, "false").lower()
+    if text not in ("true", "false"):
+        raise InvalidInput("query", [Fault(name, "must be true or false", text)])
+    return text == "true"
 
 
 def query_enum(request: Request, name: str, kind: type[E]) -> E | None:

@@ -1,0 +1,419 @@
+"""Settings to wired parts: the one place that knows every part, and the only reader of the mode."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import Flag, auto
+from functools import partial
+from typing import TYPE_CHECKING, assert_never
+
+from app import child
+from app.lifecycle import DockerWorkerLifecycle
+from app.settings import OrchestrationMode, Settings
+from app.worker import BackgroundQueueWorker
+from core.dispatch import Dispatcher
+from core.errors import ConfigurationError, Fault
+from core.handlers import HandlerRegistry
+from core.heartbeat import HeartbeatOptions
+from core.jobs import JobRegistry
+from core.machine import CoreMachine, MachineOptions
+from core.messages import Channel
+from core.ports import CheckpointStore, Execution, StateStore, TaskExecutor
+from core.records import Claim, RunsOn
+from core.retry import Backoff
+from core.stopping import StopToken
+from infrastructure.callbacks import CallbackDispatcher
+from infrastructure.connection_pool import ConnectionPoolManager, PoolSettings
+from infrastructure.inline_executor import HandlerParts, InlineExecutor
+from infrastructure.outbound import OutboundPolicy
+from infrastructure.postgres.checkpoint_store import PostgresCheckpointStore
+from infrastructure.postgres.database import Database
+from infrastructure.postgres.inbox import PostgresInbox
+from infrastructure.postgres.outbox_store import PostgresOutboxStore
+from infrastructure.postgres.state_store import PostgresStateStore, StoreOptions
+from infrastructure.postgres.sweep_store import PostgresSweepStore
+from infrastructure.process_executor.bootstrap import ChildSpec
+from infrastructure.process_executor.executor import ExecutorOptions, ProcessExecutor
+from infrastructure.process_executor.supervision import SupervisionRules
+from infrastructure.relay import Relay, RelayOptions
+from infrastructure.sweeper import Sweeper
+from infrastructure.watchdogs import DiskWatch, MemoryWatch
+from services.registry import handler_registry, job_registry
+from transports.base import TaskDispatcher, TaskSource
+
+if TYPE_CHECKING:
+    from transports.http_trigger import HttpInbox
+    from transports.service_bus_connection import ServiceBusConnection
+
+
+class Role(Flag):
+    """What a process does: plan jobs and run short stages, run long tasks, or both (embedded)."""
+
+    ORCHESTRATOR = auto()
+    WORKER = auto()
+    EMBEDDED = ORCHESTRATOR | WORKER
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transport:
+    """A mode's transports for one role: what it can send, and what it receives."""
+
+    routes: Mapping[Channel, TaskDispatcher]
+    sources: Mapping[Channel, Callable[[], TaskSource]]
+    close: Sequence[Callable[[], None]] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpTrigger:
+    """What ``POST /task/start`` works with."""
+
+    accepted: PostgresInbox
+    inbox: HttpInbox
+    callbacks: OutboundPolicy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Application:
+    """The wired parts of one process."""
+
+    settings: Settings
+    role: Role
+    jobs: JobRegistry
+    handlers: HandlerRegistry
+    pool: ConnectionPoolManager
+    database: Database
+    store: StateStore
+    outbox: PostgresOutboxStore
+    checkpoints: CheckpointStore
+    sweep_store: PostgresSweepStore
+    relay: Relay
+    sweeper: Sweeper
+    machine: CoreMachine
+    workers: Mapping[str, BackgroundQueueWorker]
+    lifecycle: DockerWorkerLifecycle = field(repr=False)
+    trigger: HttpTrigger | None = None
+
+
+class ExecutorByPlace:
+    """Tasks of stages on functions run in this process, those on docker in a child process."""
+
+    def __init__(self, executors: Mapping[RunsOn, TaskExecutor]) -> None:
+        self._executors = executors
+
+    def execute(self, claim: Claim, *, stop: StopToken, deadline: datetime | None) -> Execution:
+        """Run the task where its stage says."""
+        return self._executors[claim.task.runs_on].execute(claim, stop=stop, deadline=deadline)
+
+    def close(self) -> None:
+        """Close every executor."""
+        for executor in self._executors.values():
+            executor.close()
+
+
+def compose(settings: Settings, role: Role, *, database_url: str | None = None) -> Application:
+    """Wire one process. Connects to nothing yet but the database pool, which fills in the background.
+
+    Args:
+        settings: the parsed environment.
+        role: what this process does.
+        database_url: an embedded server's address; it wins over the settings.
+
+    Raises:
+        ConfigurationError: naming what is missing or does not fit together.
+    """
+    backoff = Backoff(
+        base=timedelta(seconds=settings.retry_base_seconds), cap=timedelta(seconds=settings.retry_cap_seconds)
+    )
+    conninfo = _conninfo(settings, database_url)
+    pool = connection_pool(settings, role, conninfo)
+    database = Database(pool)
+    trigger = _trigger(settings, role, database)
+    transport = transport_for(settings, role, trigger.inbox if trigger is not None else None)
+    calls_back = Role.WORKER in role
+    options = StoreOptions(
+        worker_id=settings.worker_id,
+        direct=frozenset(transport.routes) | ({Channel.CALLBACKS} if calls_back else frozenset()),
+        hint_interval=timedelta(seconds=settings.hint_seconds),
+    )
+    store = PostgresStateStore(database, options)
+    outbox = PostgresOutboxStore(database)
+    checkpoints = PostgresCheckpointStore(database)
+    sweep_store = PostgresSweepStore(database, options, backoff=backoff)
+    rng = random.Random()  # noqa: S311 - jitter
+    routes: dict[Channel, Dispatcher] = dict(transport.routes)
+    if calls_back:
+        secrets = [secret.get_secret_value() for secret in settings.callback_secrets]
+        routes[Channel.CALLBACKS] = CallbackDispatcher(store, callback_policy(settings), secrets)
+    relay = Relay(
+        outbox,
+        store,
+        routes,
+        RelayOptions(max_age={Channel.CALLBACKS: timedelta(seconds=settings.callback_max_age_seconds)}),
+        rng,
+    )
+    jobs, handlers = job_registry(), handler_registry()
+    machine = CoreMachine(
+        jobs=jobs,
+        handlers=handlers,
+        store=store,
+        publisher=relay,
+        executor=_executor(settings, role, handlers, checkpoints, conninfo),
+        options=MachineOptions(
+            worker_id=settings.worker_id,
+            lease=timedelta(seconds=settings.lease_seconds),
+            heartbeat=HeartbeatOptions(interval=timedelta(seconds=settings.heartbeat_seconds)),
+            backoff=backoff,
+        ),
+        rng=rng,
+    )
+    sweeper = Sweeper(sweep_store, relay, interval=timedelta(seconds=settings.sweep_seconds))
+    workers = {
+        _WORKER_NAMES[channel]: BackgroundQueueWorker(
+            source, machine.handle, name=_WORKER_NAMES[channel], concurrency=_concurrency(settings, channel)
+        )
+        for channel, source in transport.sources.items()
+    }
+    lifecycle = DockerWorkerLifecycle(
+        list(workers.values()),
+        [relay, sweeper],
+        [machine.close, *(route.close for route in routes.values()), *transport.close, pool.close],
+        grace=settings.shutdown_grace_seconds,
+    )
+    return Application(
+        settings=settings,
+        role=role,
+        jobs=jobs,
+        handlers=handlers,
+        pool=pool,
+        database=database,
+        store=store,
+        outbox=outbox,
+        checkpoints=checkpoints,
+        sweep_store=sweep_store,
+        relay=relay,
+        sweeper=sweeper,
+        machine=machine,
+        workers=workers,
+        lifecycle=lifecycle,
+        trigger=trigger,
+    )
+
+
+def _trigger(settings: Settings, role: Role, database: Database) -> HttpTrigger | None:
+    """What the worker's routes need; None in a process that takes no POSTs."""
+    if settings.docker_orchestration_mode is not OrchestrationMode.HTTP_TRIGGER or Role.WORKER not in role:
+        return None
+    from transports.http_trigger import HttpInbox
+
+    accepted = PostgresInbox(
+        database, max_backlog=settings.max_backlog, hint_interval=timedelta(seconds=settings.hint_seconds)
+    )
+    return HttpTrigger(accepted=accepted, inbox=HttpInbox(accepted), callbacks=callback_policy(settings))
+
+
+def callback_policy(settings: Settings) -> OutboundPolicy:
+    """Where callbacks may go."""
+    return OutboundPolicy(allowed_hosts=settings.callback_allowed_hosts, allow_private=settings.allow_private_addresses)
+
+
+_WORKER_NAMES = {
+    Channel.JOBS: "jobs_worker",
+    Channel.FUNCTIONS: "functions_worker",
+    Channel.DOCKER: "queue_worker",
+}
+
+
+def transport_for(settings: Settings, role: Role, inbox: HttpInbox | None = None) -> Transport:
+    """The transports of the mode that the settings name: the only place where the mode is read."""
+    match settings.docker_orchestration_mode:
+        case OrchestrationMode.IN_MEMORY:
+            return _in_memory(role)
+        case OrchestrationMode.SERVICE_BUS:
+            return _service_bus(settings, role)
+        case OrchestrationMode.HTTP_TRIGGER:
+            return _http_trigger(settings, role, inbox)
+        case mode:
+            assert_never(mode)
+
+
+def _in_memory(role: Role) -> Transport:
+    from transports.in_memory import InMemoryDispatcher, InMemoryQueue, InMemorySource
+
+    if role is not Role.EMBEDDED:
+        raise ConfigurationError(
+            "settings",
+            [
+                Fault(
+                    "DOCKER_ORCHESTRATION_MODE",
+                    "in_memory works within one process only (geoworker dev); an orchestrator and a worker of their "
+                    "own need service_bus or http_trigger",
+                    "in_memory",
+                )
+            ],
+        )
+    queues = {channel: InMemoryQueue() for channel in (Channel.JOBS, Channel.FUNCTIONS, Channel.DOCKER)}
+    return Transport(
+        routes={channel: InMemoryDispatcher(queue) for channel, queue in queues.items()},
+        sources={channel: partial(InMemorySource, queue) for channel, queue in queues.items()},
+    )
+
+
+def _service_bus(settings: Settings, role: Role) -> Transport:
+    from transports.service_bus import ServiceBusDispatcher, ServiceBusSource, SourceOptions
+
+    connection = service_bus_connection(settings)
+    options = SourceOptions(max_wait=timedelta(seconds=settings.service_bus_max_wait_seconds))
+    queues = queue_names(settings)
+    sends, receives = set[Channel](), set[Channel]()
+    if Role.ORCHESTRATOR in role:
+        sends |= {Channel.JOBS, Channel.FUNCTIONS, Channel.DOCKER}
+        receives |= {Channel.JOBS, Channel.FUNCTIONS}
+    if Role.WORKER in role:
+        sends |= {Channel.JOBS, Channel.DOCKER}
+        receives |= {Channel.DOCKER}
+    return Transport(
+        routes={channel: ServiceBusDispatcher(connection, queues[channel]) for channel in sends},
+        sources={channel: partial(ServiceBusSource, connection, queues[channel], options) for channel in receives},
+    )
+
+
+def _http_trigger(settings: Settings, role: Role, inbox: HttpInbox | None) -> Transport:
+    """Jobs travel in memory over the outbox: whichever process's relay finds a StageComplete first plans on.
+
+    A worker handles them too, so that it serves callers without an orchestrator. It relays no docker tasks: those come
+    by POST, and once accepted they are found in the inbox.
+    """
+    from transports.http_trigger import HttpTarget, HttpTriggerDispatcher, HttpTriggerSource
+    from transports.in_memory import InMemoryDispatcher, InMemoryQueue, InMemorySource
+
+    queues = {Channel.JOBS: InMemoryQueue()}
+    routes: dict[Channel, TaskDispatcher] = {}
+    if Role.ORCHESTRATOR in role:
+        queues[Channel.FUNCTIONS] = InMemoryQueue()
+        if settings.docker_worker_url is None:
+            raise ConfigurationError(
+                "settings", [Fault("DOCKER_WORKER_URL", "must be set for http_trigger mode: the worker's base URL")]
+            )
+        key = settings.docker_worker_api_key
+        target = HttpTarget(
+            base_url=settings.docker_worker_url,
+            headers={"X-Api-Key": key.get_secret_value()} if key is not None else {},
+            callback_url=settings.callback_url,
+        )
+        routes[Channel.DOCKER] = HttpTriggerDispatcher(target)
+    sources: dict[Channel, Callable[[], TaskSource]] = {
+        channel: partial(InMemorySource, queue) for channel, queue in queues.items()
+    }
+    if Role.WORKER in role and inbox is not None:
+        sources[Channel.DOCKER] = partial(HttpTriggerSource, inbox)
+    routes |= {channel: InMemoryDispatcher(queue) for channel, queue in queues.items()}
+    return Transport(routes=routes, sources=sources)
+
+
+def queue_names(settings: Settings) -> Mapping[Channel, str]:
+    """The queue of each channel that has one."""
+    return {
+        Channel.JOBS: settings.jobs_queue,
+        Channel.FUNCTIONS: settings.functions_queue,
+        Channel.DOCKER: settings.docker_queue,
+    }
+
+
+def service_bus_connection(settings: Settings) -> ServiceBusConnection:
+    """How the settings say to reach Service Bus.
+
+    Raises:
+        ConfigurationError: when they do not.
+    """
+    from transports.service_bus_connection import ServiceBusConnection, entra_connection
+
+    if settings.service_bus_connection_string is None and settings.service_bus_fqdn is not None:
+        return entra_connection(settings.service_bus_fqdn, websockets=settings.service_bus_websockets)
+    secret = settings.service_bus_connection_string
+    return ServiceBusConnection(
+        connection_string=secret.get_secret_value() if secret is not None else None,
+        websockets=settings.service_bus_websockets,
+    )
+
+
+def _concurrency(settings: Settings, channel: Channel) -> int:
+    match channel:
+        case Channel.DOCKER:
+            return settings.worker_concurrency
+        case Channel.FUNCTIONS:
+            return settings.functions_concurrency
+        case Channel.JOBS | Channel.CALLBACKS:
+            return 1
+        case _:
+            assert_never(channel)
+
+
+def _executor(
+    settings: Settings, role: Role, handlers: HandlerRegistry, checkpoints: CheckpointStore, conninfo: str
+) -> TaskExecutor:
+    inline = InlineExecutor(
+        HandlerParts(
+            handlers=handlers,
+            checkpoints=checkpoints,
+            work_root=settings.work_root,
+            services=child.plain_services(settings),
+        )
+    )
+    if Role.WORKER not in role:
+        return inline
+    return ExecutorByPlace({RunsOn.FUNCTIONS: inline, RunsOn.DOCKER: process_executor(settings, conninfo)})
+
+
+def process_executor(settings: Settings, conninfo: str) -> ProcessExecutor:
+    """The executor of long tasks: warm child processes under supervision."""
+    return ProcessExecutor(
+        ChildSpec(
+            bootstrap=child.BOOTSTRAP,
+            arguments=child.arguments(settings, conninfo),
+            preload=("numpy", "rasterio"),
+            log_level=logging.getLevelNamesMapping()[settings.log_level],
+        ),
+        ExecutorOptions(
+            rules=SupervisionRules(
+                grace=settings.shutdown_grace_seconds,
+                stall=settings.task_stall_seconds,
+                stall_kills=settings.task_stall_kills,
+            ),
+            recycle_tasks=settings.executor_recycle_tasks,
+            recycle_bytes=settings.executor_recycle_mb << 20,
+        ),
+        memory=MemoryWatch(settings.memory_soft_percent / 100),
+        disk=DiskWatch(settings.work_root, settings.min_free_disk_mb << 20),
+    )
+
+
+def _conninfo(settings: Settings, database_url: str | None) -> str:
+    if database_url is not None:
+        return database_url
+    if settings.database_url is not None:
+        return settings.database_url.get_secret_value()
+    raise ConfigurationError("settings", [Fault("DATABASE_URL", "must be set: postgresql://user@host:5432/database")])
+
+
+def connection_pool(settings: Settings, role: Role, conninfo: str) -> ConnectionPoolManager:
+    """The database pool of a process."""
+    password = None
+    if settings.database_entra_auth:
+        from infrastructure.credentials import entra_database_password
+
+        password = entra_database_password()
+    # Each loop, the relay, the sweeper and each heartbeat may need a connection at the same time as the API's threads.
+    needed = 4 + settings.worker_concurrency * 2 + settings.functions_concurrency * 2
+    return ConnectionPoolManager(
+        conninfo,
+        PoolSettings(
+            min_size=settings.docker_db_pool_min,
+            max_size=max(settings.docker_db_pool_max, needed) if role is Role.EMBEDDED else settings.docker_db_pool_max,
+            application_name=f"geoworker {settings.worker_id}",
+        ),
+        password=password,
+    )
