@@ -111,6 +111,25 @@ def hold_the_gil(params: dict[str, Any], context: DockerTaskContext) -> Result:
 
 
 @handler
+def spin(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    """Pure Python that never yields of its own will."""
+    Path(params["started"]).write_text(str(os.getpid()))
+    give_up_at = time.monotonic() + params["seconds"]
+    count = 0
+    while time.monotonic() < give_up_at and not context.should_stop():
+        count += sum(number * number for number in range(1000))
+    return context.interrupted() if context.should_stop() else {"success": True}
+
+
+@handler
+def report_then_wait(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    context.report_progress(42.0, "nearly half")
+    Path(params["started"]).write_text(str(os.getpid()))
+    context.stop.wait(30)
+    return context.interrupted()
+
+
+@handler
 def listen(params: dict[str, Any], context: DockerTaskContext) -> Result:
     """Waits for the stop as a good handler does."""
     Path(params["started"]).write_text(str(os.getpid()))
