@@ -352,14 +352,17 @@ def log_lines(params: dict[str, Any], context: DockerTaskContext) -> Result:
 
 @handler
 def items(params: dict[str, Any], context: DockerTaskContext) -> Result:
-    """A checkpointed task: each item appends one line to the effects file, then is marked."""
+    """A checkpointed task: each item makes its own file and one line of history, then is marked."""
     log = context.checkpoint.items(1)
-    with Path(params["effects"]).open("a") as effects:
+    effects = Path(params["effects"])
+    effects.mkdir(exist_ok=True)
+    with (effects / "history").open("a") as history:
         for number in range(params["count"]):
             if str(number) in log:
                 continue
-            effects.write(f"{number} {context.attempt} {time.monotonic()}\n")
-            effects.flush()
+            (effects / f"item-{number}").write_text(str(number))
+            history.write(f"{number} {context.attempt} {time.monotonic()} {os.getpid()}\n")
+            history.flush()
             time.sleep(params.get("seconds", 0.01))
             log.mark(str(number), {"n": number})
             context.report_progress(done=len(log), total=params["count"])
