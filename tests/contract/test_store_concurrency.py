@@ -102,7 +102,9 @@ def test_the_last_two_tasks_end_at_the_same_instant(given: Given) -> None:
 def test_one_of_many_claims_wins(given: Given) -> None:
     for number in range(10):
         job = given.running_job(1, f"round {number}")
-        answers = no_errors(at_once([lambda n=n: given.try_claim(job.job_id, worker=f"w{n}") for n in range(THREADS)]))
+        answers = no_errors(
+            at_once([lambda n=n, job=job: given.try_claim(job.job_id, worker=f"w{n}") for n in range(THREADS)])
+        )
         winners = [answer for answer in answers if isinstance(answer, Claim)]
         assert len(winners) == 1
         assert given.task_now(job.job_id).lease_owner == winners[0].worker_id
@@ -111,7 +113,7 @@ def test_one_of_many_claims_wins(given: Given) -> None:
 def test_one_of_many_submissions_creates_the_job(given: Given) -> None:
     for number in range(10):
         submission = given.submission(f"round {number}")
-        answers = no_errors(at_once([lambda: given.state.submit_job(submission)] * THREADS))
+        answers = no_errors(at_once([lambda one=submission: given.state.submit_job(one)] * THREADS))
         assert [commit.applied for _, commit in answers].count(True) == 1
         assert len({job.job_id for job, _ in answers}) == 1
 
