@@ -58,7 +58,8 @@ def main(control_fd: int) -> int:
         Runner(channel, parts).serve()
         bootstrap.__exit__(None, None, None)
     except ChannelBroken as error:
-        print(f"the child lost its control channel: {error}", file=sys.stderr)  # noqa: T201
+        with contextlib.suppress(OSError, ValueError):
+            print(f"the child lost its control channel: {error}", file=sys.stderr)  # noqa: T201
         return EXIT_CHANNEL
     return EXIT_RETIRED
 

@@ -12,7 +12,7 @@ from core.errors import TransientError
 from services.raster.cog_check import CogCheck, check_cog
 from services.raster.cog_options import CogOptions
 from services.raster.errors import Code, RasterError
-from services.raster.gdal import gdal_messages, judged_here
+from services.raster.gdal import gdal_errors, gdal_messages, judged_here
 from services.raster.materialise import nodata_to_mask, warp_to
 from services.raster.outputs import part_of, publish, sha256_of
 from services.raster.parameters import RasterType
@@ -158,7 +158,6 @@ def _with_crs(source: DatasetReader, profile: Profile, part: Path) -> Path:
 
 def _encode(encodable: DatasetReader | Path, part: Path, options: CogOptions, watch: Watch) -> None:
     import rasterio
-    from rasterio.errors import RasterioError
     from rasterio.shutil import copy
 
     with ExitStack() as stack, gdal_messages() as messages:
@@ -169,7 +168,7 @@ def _encode(encodable: DatasetReader | Path, part: Path, options: CogOptions, wa
             watch.advance(0, "writing the COG")
             creation = options.creation_options(encodable.width, encodable.height)
             copy(encodable, part, driver="COG", **creation)
-        except (RasterioError, ValueError) as error:
+        except gdal_errors() as error:
             raise _why_not_written(str(error.__cause__ or error), messages) from error
         watch.advance(encodable.width * encodable.height, "writing the COG")
 

@@ -74,6 +74,14 @@ def gdal_messages() -> Iterator[list[str]]:
         logger.removeHandler(collect)
 
 
+def gdal_errors() -> tuple[type[Exception], ...]:
+    """What rasterio raises when GDAL fails: its own errors, and GDAL's where rasterio passes them on as they are."""
+    from rasterio._err import CPLE_BaseError
+    from rasterio.errors import RasterioError
+
+    return RasterioError, CPLE_BaseError, ValueError, OverflowError, UnicodeError
+
+
 @contextmanager
 def judged_here() -> Iterator[None]:
     """Silence rasterio's warnings about absent georeferencing and nodata beside alpha: validation tells of both."""

@@ -191,7 +191,6 @@ class CreateStacItem(ItemParameters):
         min_length=1, max_length=4096, description="The COG to describe; the item is written beside it."
     )
     raster_type: RasterType | None = Field(default=None, description="What the pixels mean. Left out, it is detected.")
-    source_url: SourceUrl | None = None
 
 
 class ProcessRaster(ReadParameters, CogParameters, ItemParameters):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from services.raster.errors import Code, RasterError
-from services.raster.gdal import MIB, SOURCE_FORMATS, driver_for, gdal_messages, judged_here
+from services.raster.gdal import MIB, SOURCE_FORMATS, driver_for, gdal_errors, gdal_messages, judged_here
 from services.raster.tiff_layout import first_directory_offset
 
 if TYPE_CHECKING:
@@ -95,7 +95,6 @@ def open_source(source_url: str) -> Iterator[DatasetReader]:
         RasterError: saying why it cannot be opened or may not be processed.
     """
     import rasterio
-    from rasterio.errors import RasterioError
 
     path = local_path(source_url)
     size = readable_file(path)
@@ -106,7 +105,7 @@ def open_source(source_url: str) -> Iterator[DatasetReader]:
     with judged_here(), gdal_messages() as messages:
         try:
             dataset = rasterio.open(path, driver=driver)
-        except (RasterioError, ValueError, OverflowError, UnicodeError) as error:
+        except gdal_errors() as error:
             raise _why_not_opened(path, head, driver, size, str(error)) from error
         with dataset:
             _refuse_lost_directory_entries(path, messages)

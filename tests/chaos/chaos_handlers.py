@@ -174,7 +174,10 @@ def _square(number: int) -> int:
 @handler
 def leave_a_daemon(params: dict[str, Any], context: DockerTaskContext) -> Result:
     """A process in a session of its own, orphaned: out of reach of a group kill."""
-    code = "import os,sys,time; pid=os.fork(); (open(sys.argv[1],'w').write(str(pid)), os._exit(0)) if pid else time.sleep(3600)"
+    code = (
+        "import os, sys, time; pid = os.fork();"
+        "(open(sys.argv[1], 'w').write(str(pid)), os._exit(0)) if pid else time.sleep(3600)"
+    )
     subprocess.run([sys.executable, "-c", code, params["pids"]], start_new_session=True, check=True)
     return {"success": True}
 
@@ -240,7 +243,7 @@ def raise_what_it_must_not(params: dict[str, Any], context: DockerTaskContext) -
         case "keyboard interrupt":
             raise KeyboardInterrupt
         case "base exception":
-            raise BaseException("the root of all")
+            raise BaseException("the root of all")  # noqa: TRY002
         case "generator exit":
             raise GeneratorExit
         case "memory error":
