@@ -98,6 +98,12 @@ def test_any_bytes_decode_or_are_refused(data: bytes) -> None:
     assert 0 < end <= len(data)
 
 
+@pytest.mark.parametrize("constructor", [0x40, 0x41, 0x43, 0x44, 0x45])
+def test_an_array_cannot_announce_more_than_a_message_could_hold(constructor: int) -> None:
+    with pytest.raises(CodecError, match="take no bytes"):
+        decode(b"\xf0\x00\x00\x00\x05\xff\xff\xff\xff" + bytes((constructor,)))
+
+
 @given(values, st.data())
 def test_a_truncated_value_is_refused(value: Any, data: st.DataObject) -> None:
     encoded = encode(value)
