@@ -61,10 +61,14 @@ class Bench:
 
     def close(self) -> None:
         self.emulator.heal()
-        for one in reversed(self.opened):
-            with contextlib.suppress(Exception):
-                one.close()
+        with ThreadPoolExecutor(max(1, len(self.opened))) as pool:
+            pool.map(_close, self.opened)
         self.emulator.stop()
+
+
+def _close(one: Any) -> None:
+    with contextlib.suppress(Exception):
+        one.close()
 
 
 def receive(receiver: ServiceBusReceiver, count: int = 1, wait: float = 5) -> list[ServiceBusReceivedMessage]:
