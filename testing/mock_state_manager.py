@@ -180,6 +180,22 @@ class MockStateManager(SweepStatements, ReplayStatements, OutboxStatements, Chec
         }
 
     @atomic
+    def get_outbox(self) -> list[dict[str, Any]]:
+        """Every message written so far, in order, sent or not: ``{"entry_id", "channel", "message", "state", "tries",
+        "last_error"}``; ``state`` is ``waiting``, ``sent`` or ``given_up``."""
+        return [
+            {
+                "entry_id": row.entry_id,
+                "channel": str(row.channel),
+                "message": row.message,
+                "state": "sent" if row.sent_at is not None else "given_up" if row.given_up_at is not None else "waiting",
+                "tries": row.tries,
+                "last_error": row.last_error,
+            }
+            for row in self._outbox.values()
+        ]
+
+    @atomic
     def get_operation_log(self) -> list[dict[str, Any]]:
         """Every committed change in order: ``{"operation": "create_job", "job_id": ..., "timestamp": ...}``."""
         return [

@@ -6,6 +6,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import rasterio
+from affine import Affine
+
 from core.docker_context import ArtifactCheck, DockerTaskContext
 from core.records import Progress
 from core.stopping import StopReason, StopToken
@@ -100,3 +104,46 @@ def context_in(
         min_progress_interval=0.0,
     )
     return context, reported
+
+
+def write_raster(
+    path: Path,
+    pixels: Any,
+    *,
+    crs: Any = "EPSG:32633",
+    transform: Affine | None = None,
+    colorinterp: Any = None,
+    tags: dict[str, str] | None = None,
+    **options: Any,
+) -> Path:
+    """A GeoTIFF of ``pixels`` (band, row, column), pixels of 10 units from (500000, 5000000) unless said otherwise."""
+    count, height, width = pixels.shape
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        width=width,
+        height=height,
+        count=count,
+        dtype=str(pixels.dtype),
+        crs=crs,
+        transform=transform or Affine(10.0, 0.0, 500_000.0, 0.0, -10.0, 5_000_000.0),
+        **options,
+    ) as written:
+        written.write(pixels)
+        if colorinterp is not None:
+            written.colorinterp = colorinterp
+        if tags:
+            written.update_tags(**tags)
+    return path
+
+
+def textured(count: int, height: int, width: int, dtype: str, seed: int = 1) -> Any:
+    """Pixels with structure and noise, away from the ends of ``dtype``."""
+    random = np.random.default_rng(seed)
+    rows, columns = np.mgrid[0:height, 0:width]
+    waves = np.sin(rows / 37.0) + np.cos(columns / 23.0)
+    layers = np.stack(
+        [(waves + 0.2 * random.standard_normal(waves.shape) + 3 + band) * 18 + 10 for band in range(count)]
+    )
+    return layers.astype(dtype)

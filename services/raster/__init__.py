@@ -1,4 +1,4 @@
-"""Rasters: validation, Cloud Optimized GeoTIFF, STAC item and thumbnail. Light to import: GDAL loads when it is used."""
+"""Rasters: validation, Cloud Optimized GeoTIFF, STAC item, thumbnail. Light to import: GDAL loads when it is used."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from core.errors import TransientError
 from services.raster.cog_check import CogCheck, check_cog
 from services.raster.cog_options import CogOptions
 from services.raster.errors import Code, RasterError
-from services.raster.gdal import gdal_messages, judged_here
+from services.raster.gdal import gdal_errors, gdal_messages, judged_here
 from services.raster.materialise import nodata_to_mask, warp_to
 from services.raster.outputs import part_of, publish, sha256_of
 from services.raster.parameters import RasterType
@@ -83,8 +83,8 @@ def create_cog(
 ) -> Cog:
     """Make the COG of ``source_url`` at ``destination``.
 
-    The CRS is kept, and with a lossless codec every pixel, unless ``target_crs`` differs or ground control points alone place
-    the raster. Call it inside :func:`services.raster.gdal.gdal_environment`.
+    The CRS is kept, and with a lossless codec every pixel, unless ``target_crs`` differs or ground control points alone
+    place the raster. Call it inside :func:`services.raster.gdal.gdal_environment`.
 
     Raises:
         RasterError: when it cannot be made or does not pass its check; nothing is left under the final name.
@@ -92,7 +92,7 @@ def create_cog(
     """
     with open_source(source_url) as source, part_of(destination, owner) as part:
         target = _crs_to_warp_to(profile, target_crs)
-        with _encodable(source, profile, options, target, part, watch) as encodable:
+        with _encodable(source, profile, options, target=target, part=part, watch=watch) as encodable:
             _encode(encodable, part, options, watch)
         unchanged = target is None and options.lossless
         check = check_cog(part, watch, source=source if unchanged else None)
@@ -130,12 +130,12 @@ def _needs_mask(profile: Profile, options: CogOptions) -> bool:
 
 @contextmanager
 def _encodable(
-    source: DatasetReader, profile: Profile, options: CogOptions, target: CRS | None, part: Path, watch: Watch
+    source: DatasetReader, profile: Profile, options: CogOptions, *, target: CRS | None, part: Path, watch: Watch
 ) -> Iterator[DatasetReader | Path]:
     """What the COG driver is to copy: the source as it is, with its CRS supplied, or scratch pixels on disk."""
     scratch = part.with_name(part.name + ".pixels")
     if target is not None:
-        yield warp_to(source, profile, target, options, scratch, watch)
+        yield warp_to(source, profile, target, options, scratch=scratch, watch=watch)
     elif _needs_mask(profile, options):
         yield nodata_to_mask(source, scratch, watch)
     elif not has_own_crs(source):
@@ -158,7 +158,6 @@ def _with_crs(source: DatasetReader, profile: Profile, part: Path) -> Path:
 
 def _encode(encodable: DatasetReader | Path, part: Path, options: CogOptions, watch: Watch) -> None:
     import rasterio
-    from rasterio.errors import RasterioError
     from rasterio.shutil import copy
 
     with ExitStack() as stack, gdal_messages() as messages:
@@ -169,7 +168,7 @@ def _encode(encodable: DatasetReader | Path, part: Path, options: CogOptions, wa
             watch.advance(0, "writing the COG")
             creation = options.creation_options(encodable.width, encodable.height)
             copy(encodable, part, driver="COG", **creation)
-        except (RasterioError, ValueError) as error:
+        except gdal_errors() as error:
             raise _why_not_written(str(error.__cause__ or error), messages) from error
         watch.advance(encodable.width * encodable.height, "writing the COG")
 

@@ -60,7 +60,7 @@ def check_cog(path: Path, watch: Watch, *, source: DatasetReader | None) -> CogC
 
 
 def _structure(path: Path) -> list[str]:
-    from rio_cogeo import cog_validate
+    from rio_cogeo.cogeo import cog_validate
 
     valid, errors, warnings = cog_validate(str(path), strict=True, quiet=True)
     if not valid:
@@ -112,4 +112,5 @@ def windows_of(dataset: DatasetReader) -> Iterator[Window]:
 
 
 def _place(window: Any) -> str:
-    return f"rows {window.row_off}-{window.row_off + window.height}, columns {window.col_off}-{window.col_off + window.width}"
+    (top, bottom), (left, right) = window.toranges()
+    return f"rows {top}-{bottom}, columns {left}-{right}"

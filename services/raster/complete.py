@@ -1,4 +1,4 @@
-"""``process_raster_complete``: validate, COG and STAC in one task; a later attempt goes on after the last finished phase."""
+"""``process_raster_complete``: validate, COG and STAC in one task that resumes after its last finished phase."""
 
 from __future__ import annotations
 

@@ -168,13 +168,13 @@ def _outline(width: int, height: int) -> tuple[Floats, Floats]:
 
 
 def _visible_outline(profile: Profile, place: Project) -> tuple[Floats, Floats]:
-    """The edge of the part that can be projected, in pixel coordinates: the farthest such point on rays from its middle."""
+    """The edge of the part that can be projected, in pixel coordinates: the farthest point on rays from its middle."""
     import numpy as np
 
-    grid_columns, grid_rows = np.meshgrid(
+    across_grid, down_grid = np.meshgrid(
         np.linspace(0.0, profile.width, _STEPS + 1), np.linspace(0.0, profile.height, _STEPS + 1)
     )
-    grid_columns, grid_rows = grid_columns.ravel(), grid_rows.ravel()
+    grid_columns, grid_rows = across_grid.ravel(), down_grid.ravel()
     visible = np.isfinite(place(grid_columns, grid_rows)[0])
     if not visible.any():
         raise RasterError(Code.CRS_NOT_TRANSFORMABLE, "no part of the raster can be placed in longitude and latitude")
@@ -226,7 +226,7 @@ def _pole_is_north(profile: Profile, latitudes: Floats) -> bool:
 
 
 def _around_pole(ring: Floats, latitudes: Floats, *, north: bool) -> Footprint:
-    """A polygon that holds a pole: its ring, cut at the antimeridian and led along the meridian to the pole and back."""
+    """A polygon that holds a pole: its ring, cut at the antimeridian and led along it to the pole and back."""
     import numpy as np
     from shapely.geometry import Polygon
 

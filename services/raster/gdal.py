@@ -1,4 +1,4 @@
-"""GDAL as this project runs it: closed to the network and to other files, with a bounded cache, and heard when it warns."""
+"""GDAL as this project runs it: closed to the network and to other files, its cache bounded, its warnings heard."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def driver_for(head: bytes) -> str | None:
 def gdal_options(cache_bytes: int = 64 * MIB) -> dict[str, Any]:
     """Options for ``rasterio.Env``. ``GDAL_CACHEMAX`` is in bytes when it is given as an option.
 
-    Files beside a source (``.aux.xml``, ``.ovr``, ``.msk``, world files) are not looked for: they can name any other file.
+    Files beside a source (``.aux.xml``, ``.ovr``, ``.msk``, world files) are not looked for: they can name any other.
     """
     return {
         "GDAL_CACHEMAX": cache_bytes,
@@ -72,6 +72,14 @@ def gdal_messages() -> Iterator[list[str]]:
         yield messages
     finally:
         logger.removeHandler(collect)
+
+
+def gdal_errors() -> tuple[type[Exception], ...]:
+    """What rasterio raises when GDAL fails: its own errors, and GDAL's where rasterio passes them on as they are."""
+    from rasterio._err import CPLE_BaseError
+    from rasterio.errors import RasterioError
+
+    return RasterioError, CPLE_BaseError, ValueError, OverflowError, UnicodeError
 
 
 @contextmanager

@@ -37,7 +37,7 @@ class ProcessRasterV2(JobDefinition[ProcessRaster]):
             case _:
                 cog = _result(previous)
                 found = {"cog_path": cog["path"], "raster_type": cog["raster_type"]}
-                return [TaskPlan(parameters=_only(given, ItemParameters) | _present(given, "source_url") | found)]
+                return [TaskPlan(parameters=_only(given, ItemParameters) | found)]
 
     def finalize(self, parameters: ProcessRaster, results: Sequence[TaskResult]) -> Mapping[str, Any]:  # noqa: ARG002
         """What the STAC stage left: it names the COG, the item and the thumbnail."""

@@ -14,7 +14,7 @@ from services.raster.cog_check import windows_of
 from services.raster.cog_options import CogOptions
 from services.raster.errors import Code, RasterError
 from services.raster.footprint import crosses_antimeridian
-from services.raster.gdal import MIB
+from services.raster.gdal import MIB, gdal_errors
 from services.raster.profile import Profile, crs_name
 from services.raster.source import MAX_DECLARED_BYTES
 from services.raster.validation import readable_pixels
@@ -36,7 +36,7 @@ _TOLERANCE = 0.01
 
 
 def warp_to(
-    source: DatasetReader, profile: Profile, target: CRS, options: CogOptions, scratch: Path, watch: Watch
+    source: DatasetReader, profile: Profile, target: CRS, options: CogOptions, *, scratch: Path, watch: Watch
 ) -> Path:
     """``source`` in the CRS ``target``, as an uncompressed GeoTIFF at ``scratch``.
 
@@ -47,7 +47,6 @@ def warp_to(
     """
     import rasterio
     from rasterio.enums import Resampling
-    from rasterio.errors import RasterioError
     from rasterio.vrt import WarpedVRT
 
     nodata = profile.nodata[0]
@@ -72,7 +71,7 @@ def warp_to(
                     num_threads=options.threads,
                 )
             )
-        except (RasterioError, ValueError) as error:
+        except gdal_errors() as error:
             raise RasterError(
                 Code.CRS_NOT_TRANSFORMABLE,
                 f"target_crs: no way from {crs_name(profile.crs)} to {crs_name(target)}: {error.__cause__ or error}",
@@ -88,7 +87,7 @@ def warp_to(
 
 
 def nodata_to_mask(source: DatasetReader, scratch: Path, watch: Watch) -> Path:
-    """``source`` with its nodata as a mask, as an uncompressed GeoTIFF at ``scratch``; a lossy codec keeps a mask exact."""
+    """``source`` with its nodata as a mask, an uncompressed GeoTIFF at ``scratch``: lossy codecs keep masks exact."""
 
     def read(window: Window) -> tuple[Pixels, Mask | None]:
         return source.read(window=window), source.dataset_mask(window=window)

@@ -45,7 +45,7 @@ class Outputs:
 
 
 def outputs_for(source_url: str, output_dir: str | None, context: DockerTaskContext) -> Outputs:
-    """``<output_dir>/<first 16 digits of the job id>/<stem>.tif`` and beside it ``.json`` and ``.png``; the directory is made.
+    """``<output_dir>/<first 16 digits of the job id>/<stem>`` with ``.tif``, ``.json``, ``.png``; makes the directory.
 
     Without ``output_dir`` the worker's (``services["output_dir"]``), else the task's work directory.
 

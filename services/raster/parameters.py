@@ -120,7 +120,7 @@ OutputDirectory = Annotated[
     Field(
         min_length=1,
         max_length=4096,
-        description="Directory for the outputs; each job writes into a directory of its own in it. Default: the worker's.",
+        description="Directory for the outputs; each job has a directory of its own in it. Default: the worker's.",
         examples=["/mounts/etl-temp/outputs"],
     ),
 ]
@@ -170,7 +170,7 @@ class ItemParameters(JobParameters):
     )
     acquired: AwareDatetime | None = Field(
         default=None,
-        description="When the data was acquired, with a time zone. Default: the raster's own tag, else the file's time.",
+        description="When the data was acquired, with time zone. Default: the raster's own tag, else the file's time.",
     )
 
 
@@ -191,7 +191,6 @@ class CreateStacItem(ItemParameters):
         min_length=1, max_length=4096, description="The COG to describe; the item is written beside it."
     )
     raster_type: RasterType | None = Field(default=None, description="What the pixels mean. Left out, it is detected.")
-    source_url: SourceUrl | None = None
 
 
 class ProcessRaster(ReadParameters, CogParameters, ItemParameters):

@@ -28,8 +28,8 @@ class Georeferencing(StrEnum):
 class Profile:
     """What a raster says of itself.
 
-    ``shape`` is (height, width) in pixels, ``declared_bytes`` the size of its pixels uncompressed, ``nodata`` one value a
-    band, ``gcp_bounds`` (left, bottom, right, top) of the ground control points when they alone place it.
+    ``shape`` is (height, width) in pixels, ``declared_bytes`` the size of its pixels uncompressed, ``nodata`` one value
+    a band, ``gcp_bounds`` (left, bottom, right, top) of the ground control points when they alone place it.
     """
 
     driver: str
@@ -125,8 +125,8 @@ def read_profile(dataset: DatasetReader, *, input_crs: str | None, file_bytes: i
     if any(COMPLEX in dtype for dtype in dataset.dtypes):
         raise RasterError(
             Code.UNSUPPORTED_DTYPE,
-            f"the bands are {', '.join(sorted(set(dataset.dtypes)))}; complex pixels have no place in a COG for display or "
-            "analysis: export amplitude or phase first",
+            f"the bands are {', '.join(sorted(set(dataset.dtypes)))}; complex pixels have no place in a COG for "
+            "display or analysis: export amplitude or phase first",
             dtypes=list(dataset.dtypes),
         )
     georeferencing, crs = _placing(dataset, input_crs)
@@ -181,8 +181,8 @@ def _placing(dataset: DatasetReader, input_crs: str | None) -> tuple[Georeferenc
     if dataset.rpcs is not None:
         raise RasterError(
             Code.RPC_ONLY,
-            "the raster is georeferenced by rational polynomial coefficients (RPC) only; it must be orthorectified with an "
-            "elevation model first",
+            "the raster is georeferenced by rational polynomial coefficients (RPC) only; it must be "
+            "orthorectified with an elevation model first",
         )
     if own is None and input_crs is None:
         raise RasterError(
@@ -191,7 +191,8 @@ def _placing(dataset: DatasetReader, input_crs: str | None) -> tuple[Georeferenc
         )
     raise RasterError(
         Code.NOT_GEOREFERENCED,
-        "the raster has a coordinate reference system but no geotransform or ground control points: its pixels have no place",
+        "the raster has a coordinate reference system but no geotransform or ground control points: "
+        "its pixels have no place",
     )
 
 

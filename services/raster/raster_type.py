@@ -44,6 +44,8 @@ _NEAR_INFRARED = re.compile(r"(?i)\b(nir|near.?infra.?red)\b")
 _FEW_CLASSES = 32
 _ENOUGH_PIXELS = 2_000
 _EARTH_HEIGHTS = (-11_500.0, 9_000.0)
+_FLAT = 2.0
+_SMOOTH = 0.1
 
 
 def detect(profile: Profile, statistics: Sequence[BandStatistics], *, name: str, smoothness: float | None) -> Detection:
@@ -53,7 +55,7 @@ def detect(profile: Profile, statistics: Sequence[BandStatistics], *, name: str,
         profile: the raster's facts.
         statistics: of each band, sampled.
         name: the file's name; a hint only.
-        smoothness: mean absolute difference of horizontal neighbours in band 1, in standard deviations; None if unknown.
+        smoothness: mean absolute difference of horizontal neighbours of band 1 in standard deviations; None if unknown.
     """
     if profile.has_colormap:
         return _found(RasterType.CATEGORICAL, Confidence.VERY_HIGH, "the band has a colour table")
@@ -86,27 +88,43 @@ def _four_bands(profile: Profile, data: Sequence[str]) -> Detection:
 
 
 def _one_band(profile: Profile, band: BandStatistics, hints: str, smoothness: float | None) -> Detection:
-    elevation_named = bool(_ELEVATION.search(hints))
     low, high = band.minimum, band.maximum
     if low is None or high is None:
         return _found(RasterType.SINGLE_BAND, Confidence.LOW, "no valid pixel was seen")
-    integers = profile.dtype.startswith(("int", "uint"))
     if band.distinct == 1:
         return _found(RasterType.SINGLE_BAND, Confidence.LOW, f"every valid pixel seen is {low:g}")
-    if integers and _CLASSES.search(hints):
-        return _found(RasterType.CATEGORICAL, Confidence.HIGH, "integers in a raster that is named after classes")
-    metres = _EARTH_HEIGHTS[0] <= low and high <= _EARTH_HEIGHTS[1]
-    if elevation_named and metres and profile.dtype not in {"uint8", "int8"}:
-        return _found(RasterType.DEM, Confidence.VERY_HIGH, "named after elevation, with values that heights can have")
-    if integers and band.distinct is not None and band.distinct <= _FEW_CLASSES and band.pixels >= _ENOUGH_PIXELS:
-        confidence = Confidence.HIGH if band.distinct <= _FEW_CLASSES // 2 else Confidence.MEDIUM
-        return _found(RasterType.CATEGORICAL, confidence, f"only {band.distinct} different whole numbers")
-    wide = high - low > 2.0
-    smooth = smoothness is not None and smoothness < 0.1
-    if profile.dtype in {"float32", "float64", "int16", "int32"} and metres and wide and smooth:
-        confidence = Confidence.HIGH if profile.dtype.startswith("float") else Confidence.MEDIUM
-        return _found(RasterType.DEM, confidence, f"one smooth band with values from {low:g} to {high:g}")
-    return _found(RasterType.SINGLE_BAND, Confidence.HIGH, "one band of continuous values")
+    if _EARTH_HEIGHTS[0] <= low and high <= _EARTH_HEIGHTS[1] and profile.dtype not in {"uint8", "int8"}:
+        if _ELEVATION.search(hints):
+            return _found(
+                RasterType.DEM, Confidence.VERY_HIGH, "named after elevation, with values that heights can have"
+            )
+        relief = _relief(profile, low, high, smoothness)
+    else:
+        relief = None
+    return (
+        _classes(profile, band, hints)
+        or relief
+        or _found(RasterType.SINGLE_BAND, Confidence.HIGH, "one band of continuous values")
+    )
+
+
+def _classes(profile: Profile, band: BandStatistics, hints: str) -> Detection | None:
+    if not profile.dtype.startswith(("int", "uint")):
+        return None
+    if _CLASSES.search(hints):
+        return _found(RasterType.CATEGORICAL, Confidence.HIGH, "whole numbers in a raster that is named after classes")
+    if band.distinct is None or band.distinct > _FEW_CLASSES or band.pixels < _ENOUGH_PIXELS:
+        return None
+    confidence = Confidence.HIGH if band.distinct <= _FEW_CLASSES // 2 else Confidence.MEDIUM
+    return _found(RasterType.CATEGORICAL, confidence, f"only {band.distinct} different whole numbers")
+
+
+def _relief(profile: Profile, low: float, high: float, smoothness: float | None) -> Detection | None:
+    smooth = smoothness is not None and smoothness < _SMOOTH
+    if profile.dtype not in {"float32", "float64", "int16", "int32"} or high - low <= _FLAT or not smooth:
+        return None
+    confidence = Confidence.HIGH if profile.dtype.startswith("float") else Confidence.MEDIUM
+    return _found(RasterType.DEM, confidence, f"one smooth band with values from {low:g} to {high:g}")
 
 
 def _hints(profile: Profile, name: str) -> str:

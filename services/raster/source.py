@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from services.raster.errors import Code, RasterError
-from services.raster.gdal import MIB, SOURCE_FORMATS, driver_for, gdal_messages, judged_here
+from services.raster.gdal import MIB, SOURCE_FORMATS, driver_for, gdal_errors, gdal_messages, judged_here
 from services.raster.tiff_layout import first_directory_offset
 
 if TYPE_CHECKING:
@@ -88,13 +88,13 @@ def readable_file(path: Path) -> int:
 def open_source(source_url: str) -> Iterator[DatasetReader]:
     """The raster behind ``source_url``, opened with the one driver of ``SOURCE_FORMATS`` that its first bytes name.
 
-    Call it inside :func:`services.raster.gdal.gdal_environment`. The header's claims are bounded before any pixel is read.
+    Call it inside :func:`services.raster.gdal.gdal_environment`. The header's claims are bounded before
+    any pixel is read.
 
     Raises:
         RasterError: saying why it cannot be opened or may not be processed.
     """
     import rasterio
-    from rasterio.errors import RasterioError
 
     path = local_path(source_url)
     size = readable_file(path)
@@ -105,7 +105,7 @@ def open_source(source_url: str) -> Iterator[DatasetReader]:
     with judged_here(), gdal_messages() as messages:
         try:
             dataset = rasterio.open(path, driver=driver)
-        except (RasterioError, ValueError, OverflowError, UnicodeError) as error:
+        except gdal_errors() as error:
             raise _why_not_opened(path, head, driver, size, str(error)) from error
         with dataset:
             _refuse_lost_directory_entries(path, messages)
@@ -167,7 +167,8 @@ def _check_claims(dataset: DatasetReader, path: Path, size: int) -> None:
     if declared > MAX_DECLARED_BYTES:
         raise RasterError(
             Code.DECLARED_SIZE_TOO_LARGE,
-            f"{path.name} declares {shape} = {declared / 2**30:.0f} GiB; at most {MAX_DECLARED_BYTES / 2**30:.0f} GiB are taken",
+            f"{path.name} declares {shape} = {declared / 2**30:.0f} GiB; "
+            f"at most {MAX_DECLARED_BYTES / 2**30:.0f} GiB are taken",
             declared_bytes=declared,
         )
     if declared > _EXPANSION_MATTERS_ABOVE and declared > size * MAX_EXPANSION:
@@ -181,6 +182,7 @@ def _check_claims(dataset: DatasetReader, path: Path, size: int) -> None:
     if block > MAX_BLOCK_BYTES:
         raise RasterError(
             Code.DECLARED_SIZE_TOO_LARGE,
-            f"{path.name} has blocks of {block / 2**30:.1f} GiB; at most {MAX_BLOCK_BYTES / 2**30:.0f} GiB can be decoded",
+            f"{path.name} has blocks of {block / 2**30:.1f} GiB; "
+            f"at most {MAX_BLOCK_BYTES / 2**30:.0f} GiB can be decoded",
             block_bytes=block,
         )

@@ -150,7 +150,7 @@ def _band(cog: DatasetReader, profile: Profile, number: int) -> dict[str, Any]:
     if (cog.scales[number], cog.offsets[number]) != (1.0, 0.0):
         band["raster:scale"], band["raster:offset"] = cog.scales[number], cog.offsets[number]
     if profile.crs is not None and profile.crs.is_projected and not profile.is_rotated:
-        band["raster:spatial_resolution"] = abs(profile.transform.a)
+        band["raster:spatial_resolution"] = abs(profile.transform.a) * profile.crs.linear_units_factor[1]
     statistics = _statistics(cog.tags(number + 1))
     if statistics:
         band["statistics"] = statistics

@@ -24,8 +24,8 @@ _DISTINCT_LIMIT = 256
 class BandStatistics:
     """Statistics of one band's valid pixels; ``minimum`` to ``stddev`` are None when there are none.
 
-    ``valid_percent`` is the share of pixels looked at that are neither masked nor NaN nor infinite. ``exact`` says whether
-    every pixel was looked at. ``distinct`` is the number of different values seen, or None above 256.
+    ``valid_percent`` is the share of pixels looked at that are neither masked nor NaN nor infinite. ``exact`` says
+    whether every pixel was looked at. ``distinct`` is the number of different values seen, or None above 256.
     """
 
     minimum: float | None

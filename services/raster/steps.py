@@ -9,14 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from core.docker_context import DockerTaskContext
-from services.raster.footprint import footprint
-from services.raster.gdal import gdal_environment
-from services.raster.profile import read_profile
-from services.raster.source import local_path, open_source
-from services.raster.stac import build_item
-from services.raster.thumbnail import render
 from services.raster.cog import Cog, create_cog, passes
 from services.raster.cog_options import options_for
+from services.raster.footprint import footprint
+from services.raster.gdal import gdal_environment
 from services.raster.outputs import Outputs, outputs_for, publish_bytes, sha256_of
 from services.raster.parameters import (
     CreateCog,
@@ -26,6 +22,10 @@ from services.raster.parameters import (
     RasterType,
     ValidateRaster,
 )
+from services.raster.profile import read_profile
+from services.raster.source import local_path, open_source
+from services.raster.stac import build_item
+from services.raster.thumbnail import render
 from services.raster.validation import Validation, validate
 from services.raster.watch import StopRequested, Watch
 

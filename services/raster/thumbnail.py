@@ -82,12 +82,12 @@ def _categories(dataset: DatasetReader, shape: tuple[int, int]) -> Bytes:
     from rasterio.enums import ColorInterp, Resampling
 
     values = dataset.read(1, out_shape=shape, resampling=Resampling.nearest)
-    valid = _valid(dataset, shape, nearest=True)
+    valid = _valid(dataset, shape)
     if dataset.colorinterp[0] == ColorInterp.palette:
         table = np.zeros((65536, 4), dtype=np.uint8)
         for value, colour in dataset.colormap(1).items():
             table[value] = colour
-        painted = table[np.clip(values, 0, 65535)]
+        painted: Bytes = table[np.clip(values, 0, 65535)]
         painted[..., 3] = np.where(valid, painted[..., 3], 0)
         return painted
     _, index = np.unique(values, return_inverse=True)
@@ -110,7 +110,7 @@ def _terrain(dataset: DatasetReader, shape: tuple[int, int]) -> Bytes:
 
 
 def _hillshade(heights: Floats) -> Floats:
-    """Light from the north-west at 45 degrees, 0 to 1 (Horn, 1981, without units: slopes are scaled to the steepest tenth)."""
+    """Light from the north-west at 45 degrees, 0 to 1 (Lambert's cosine law; slopes relative to the steepest tenth)."""
     import numpy as np
 
     if min(heights.shape) < 2:
@@ -137,7 +137,7 @@ def _colour(dataset: DatasetReader, bands: tuple[int, int, int], shape: tuple[in
     import numpy as np
 
     read = [_band(dataset, band, shape) for band in bands]
-    together = _valid(dataset, shape, nearest=False)
+    together = _valid(dataset, shape)
     usable = [valid & together for _, valid in read]
     shown = usable[0] | usable[1] | usable[2]
     if dataset.dtypes[0] == "uint8" and _is_bright([values for values, _ in read], shown):
@@ -183,12 +183,11 @@ def _band(dataset: DatasetReader, band: int, shape: tuple[int, int]) -> tuple[Fl
     return values, valid & np.isfinite(values)
 
 
-def _valid(dataset: DatasetReader, shape: tuple[int, int], *, nearest: bool) -> Mask:
+def _valid(dataset: DatasetReader, shape: tuple[int, int]) -> Mask:
     import numpy as np
     from rasterio.enums import Resampling
 
-    kernel = Resampling.nearest if nearest else Resampling.average
-    return np.asarray(dataset.dataset_mask(out_shape=shape, resampling=kernel)) > (0 if nearest else 127)
+    return np.asarray(dataset.dataset_mask(out_shape=shape, resampling=Resampling.nearest)) > 0
 
 
 def _stretched(values: Floats, valid: Mask) -> Floats:

@@ -12,7 +12,7 @@ _MAX_BLOCKS_LOOKED_UP = 200_000
 
 
 def first_directory_offset(head: bytes) -> int | None:
-    """Byte offset of a TIFF's or BigTIFF's first directory, from its first 16 bytes; None when they are not all there."""
+    """Byte offset of a TIFF's or BigTIFF's first directory, from its first 16 bytes; None when those are cut short."""
     order = "little" if head[:2] == b"II" else "big"
     big = head[2:4] in {b"+\0", b"\0+"}
     field = head[8:16] if big else head[4:8]
@@ -22,7 +22,7 @@ def first_directory_offset(head: bytes) -> int | None:
 
 
 def block_ranges(dataset: DatasetReader) -> Iterator[tuple[int, int, int, int, int]]:
-    """``(band, row, column, offset, size)`` of the blocks that a GTiff dataset keeps in its file; sparse ones are left out.
+    """``(band, row, column, offset, size)`` of the blocks of a GTiff dataset; sparse ones are left out.
 
     Rasters with very many blocks are looked at evenly, the last block always.
     """

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from services.raster.errors import Code, RasterError
-from services.raster.gdal import gdal_messages
+from services.raster.findings import Finding, find
+from services.raster.gdal import gdal_errors, gdal_messages
 from services.raster.profile import Profile, as_json_number, crs_name, has_own_crs, read_profile
 from services.raster.raster_type import Detection, detect
 from services.raster.source import local_path, open_source
 from services.raster.statistics import Accumulator, BandStatistics, sample_windows, valid_mask
 from services.raster.tiff_layout import blocks_beyond_end
-from services.raster.findings import Finding, find
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
@@ -105,12 +105,11 @@ def refuse_truncated(dataset: DatasetReader, file_bytes: int, name: str) -> None
 @contextmanager
 def readable_pixels(name: str) -> Iterator[None]:
     """Turn a failure to decode pixels, and what GDAL only warns of, into CORRUPT_DATA."""
-    from rasterio.errors import RasterioError
 
     with gdal_messages() as messages:
         try:
             yield
-        except (RasterioError, ValueError) as error:
+        except gdal_errors() as error:
             reason = str(error.__cause__ or error)
             raise RasterError(Code.CORRUPT_DATA, f"{name} has pixels that cannot be read: {reason}") from error
     if messages:

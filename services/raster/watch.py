@@ -5,7 +5,7 @@ from __future__ import annotations
 from core.docker_context import DockerTaskContext
 
 
-class StopRequested(Exception):  # noqa: N818 - not an error: the task was asked to stop
+class StopRequested(Exception):
     """The task was asked to stop in the middle of a step; what the step had begun is removed."""
 
 
