@@ -95,7 +95,7 @@ def decode(data: bytes, pos: int = 0) -> tuple[Any, int]:
     """The value at ``pos`` and the position after it. Raises CodecError."""
     try:
         return _value(data, pos)
-    except (IndexError, KeyError, struct.error, UnicodeDecodeError, TypeError, RecursionError) as exc:
+    except (IndexError, KeyError, struct.error, ValueError, OverflowError, TypeError, RecursionError) as exc:
         raise CodecError(f"not AMQP 1.0 at byte {pos}: {exc}") from exc
 
 

@@ -112,6 +112,17 @@ def test_a_truncated_value_is_refused(value: Any, data: st.DataObject) -> None:
         decode(encoded[:cut])
 
 
+@given(st.lists(st.tuples(st.integers(0x70, 0x78), values), max_size=4))
+def test_any_sections_make_a_message_that_can_be_delivered_or_are_refused(sections: list[tuple[int, Any]]) -> None:
+    data = b"".join(encode(Described(ULong(code), value)) for code, value in sections)
+    try:
+        message = parse_message(data)
+    except CodecError:
+        return
+    message.body()
+    assert parse_message(message.encode(delivery_count=1, annotations={})).properties == message.properties
+
+
 def test_a_type_without_a_name_in_amqp_is_refused() -> None:
     with pytest.raises(CodecError, match="no AMQP type for object"):
         encode(object())
