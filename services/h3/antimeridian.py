@@ -13,36 +13,49 @@ Ring = NDArray[np.float64]
 """Closed ring, shape (n, 2): longitude, latitude in degrees."""
 
 
-def jumps(ring: Ring) -> NDArray[np.intp]:
-    """The edges longer than 180 degrees of longitude, but for those that follow a pole or join -180 to 180."""
-    start, end = ring[:-1], ring[1:]
-    far = np.abs(end[:, 0] - start[:, 0]) > 180.0
-    along_pole = (np.abs(start[:, 1]) == 90.0) & (np.abs(end[:, 1]) == 90.0)
-    seam_to_seam = (np.abs(start[:, 0]) == 180.0) & (np.abs(end[:, 0]) == 180.0)
-    return np.flatnonzero(far & ~along_pole & ~seam_to_seam)
+class InvalidPolygon(ValueError):
+    """The polygon crosses itself or has no area; the message says where."""
 
 
-def cut(rings: Sequence[Ring], *, crossing: bool) -> BaseGeometry:
-    """The polygon of ``rings`` (exterior first) within longitudes -180..180.
+def jumps(ring: Ring) -> NDArray[np.float64]:
+    """How far each edge that spans more than 180 degrees of longitude is the other way round, in degrees."""
+    spans = np.abs(np.diff(ring[:, 0]))
+    return 360.0 - spans[spans > 180.0]
+
+
+def cut(rings: Sequence[Ring], *, crossing: bool, repair: bool = False) -> BaseGeometry:
+    """The polygon of ``rings`` (exterior first) as valid polygons within longitudes -180..180.
 
     Args:
         rings: longitudes may run past 180 (to 540 either way).
         crossing: read every edge longer than 180 degrees of longitude as the short way across the antimeridian. A ring
             that comes out a full turn away encloses the pole nearer to it.
+        repair: make an invalid polygon valid, keeping what its rings enclose, rather than refuse it.
+
+    Raises:
+        InvalidPolygon: unless ``repair``.
     """
-    if not crossing and all(np.abs(ring[:, 0]).max() <= 180.0 for ring in rings):
-        return shapely.Polygon(rings[0], list(rings[1:]))
-    pieces = [_within_180(shapely.Polygon(_unwrapped(ring) if crossing else ring)) for ring in rings]
-    if len(pieces) == 1:
-        return pieces[0]
-    return shapely.difference(pieces[0], shapely.union_all(pieces[1:]))
+    crossing = crossing and any(len(jumps(ring)) for ring in rings)
+    if not crossing:
+        return _within_180(_valid(shapely.Polygon(rings[0], list(rings[1:])), repair=repair))
+    pieces = [_within_180(_valid(shapely.Polygon(_unwrapped(ring)), repair=repair)) for ring in rings]
+    holes = shapely.union_all(pieces[1:])
+    return pieces[0] if holes.is_empty else shapely.difference(pieces[0], holes)
+
+
+def _valid(polygon: BaseGeometry, *, repair: bool) -> BaseGeometry:
+    if polygon.is_valid and polygon.area > 0:
+        return polygon
+    if not repair:
+        raise InvalidPolygon(shapely.is_valid_reason(polygon) if not polygon.is_valid else "the polygon has no area")
+    return shapely.make_valid(polygon, method="structure", keep_collapsed=False)
 
 
 def _unwrapped(ring: Ring) -> Ring:
     steps = np.diff(ring[:, 0])
     steps -= 360.0 * np.round(steps / 360.0)
     turned = ring.copy()
-    # Whole turns are added to the given longitudes, so that these stay the exact numbers they were.
+    # Whole turns are added to the given longitudes, so that those stay the exact numbers they were.
     turned[1:, 0] += 360.0 * np.round((ring[0, 0] + np.cumsum(steps) - ring[1:, 0]) / 360.0)
     if abs(turned[-1, 0] - turned[0, 0]) < 180.0:
         return turned
@@ -51,6 +64,8 @@ def _unwrapped(ring: Ring) -> Ring:
 
 
 def _within_180(polygon: BaseGeometry) -> BaseGeometry:
+    if polygon.is_empty:
+        return polygon
     west, _, east, _ = polygon.bounds
     if west >= -180.0 and east <= 180.0:
         return polygon
