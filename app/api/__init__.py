@@ -1,0 +1,1 @@
+"""The HTTP application: Starlette routes over the composed parts."""

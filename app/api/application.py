@@ -1,0 +1,92 @@
+"""The Starlette application of a process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from app.api import jobs
+from app.api.auth import ApiKeys, AuthenticationMiddleware
+from app.api.openapi import openapi_document
+from app.api.problems import on_any_error, on_geoworker_error, on_http_error, problem
+from app.api.requests import BodyTooLarge, NotJson
+from app.composition import Application, Role
+from app.health import health, not_ready_because
+from core.errors import GeoworkerError
+
+
+def create_app(application: Application, *, manage_lifecycle: bool = True) -> Starlette:
+    """The HTTP side of a process.
+
+    Args:
+        application: the wired parts.
+        manage_lifecycle: start the parts with the server and drain them with it; False when the caller does.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        if manage_lifecycle:
+            await run_in_threadpool(application.lifecycle.start)
+        try:
+            yield
+        finally:
+            if manage_lifecycle and not application.lifecycle.stopped.is_set():
+                await run_in_threadpool(application.lifecycle.drain)
+
+    authenticators = [ApiKeys(application.settings.api_keys)] if application.settings.api_keys else []
+    return Starlette(
+        routes=_routes(application),
+        lifespan=lifespan,
+        middleware=[Middleware(AuthenticationMiddleware, authenticators=authenticators)],
+        exception_handlers={
+            BodyTooLarge: _too_large,
+            NotJson: _not_json,
+            GeoworkerError: on_geoworker_error,
+            HTTPException: on_http_error,
+            Exception: on_any_error,
+        },
+    )
+
+
+def _routes(application: Application) -> list[Route]:
+    async def livez(_: Request) -> Response:
+        return JSONResponse({"status": "alive"})
+
+    async def readyz(_: Request) -> Response:
+        reason = await run_in_threadpool(not_ready_because, application)
+        if reason is not None:
+            return problem(503, f"not ready: {reason}", headers={"Retry-After": "5"})
+        return JSONResponse({"status": "ready"})
+
+    async def full_health(_: Request) -> Response:
+        status, body = await run_in_threadpool(health, application)
+        return JSONResponse(body, status_code=status)
+
+    async def openapi(_: Request) -> Response:
+        return JSONResponse(openapi_document(application))
+
+    routes = [
+        Route("/livez", livez, methods=["GET"]),
+        Route("/readyz", readyz, methods=["GET"]),
+        Route("/health", full_health, methods=["GET"]),
+        Route("/openapi.json", openapi, methods=["GET"]),
+    ]
+    if Role.ORCHESTRATOR in application.role:
+        routes += jobs.routes(application)
+    return routes
+
+
+async def _too_large(_: Request, error: Exception) -> Response:
+    return problem(413, str(error))
+
+
+async def _not_json(_: Request, error: Exception) -> Response:
+    return problem(415, str(error))

@@ -1,0 +1,84 @@
+"""Who may call: API keys, compared in constant time. Open only on loopback and only when nothing is configured."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pydantic import SecretStr
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from app.api.problems import problem
+
+OPEN_PATHS = frozenset({"/livez", "/readyz", "/health"})
+"""Probes carry no credentials and tell no secrets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who called. ``name`` goes to logs and to the record of actions."""
+
+    name: str
+
+
+class Unauthenticated(Exception):
+    """The request has no credentials, or wrong ones."""
+
+
+class Authenticator(Protocol):
+    """Tells callers apart; None when the request carries no credentials of this kind."""
+
+    def authenticate(self, request: Request) -> Caller | None: ...
+
+
+class ApiKeys:
+    """Keys in ``X-Api-Key``, ``x-functions-key`` or ``Authorization: ApiKey …``; several at once, for rotation."""
+
+    def __init__(self, keys: Sequence[SecretStr]) -> None:
+        self._digests = [hashlib.sha256(key.get_secret_value().encode()).digest() for key in keys]
+
+    def authenticate(self, request: Request) -> Caller | None:
+        given = request.headers.get("x-api-key") or request.headers.get("x-functions-key")
+        if given is None:
+            scheme, _, value = request.headers.get("authorization", "").partition(" ")
+            given = value.strip() if scheme.lower() == "apikey" else None
+        if not given:
+            return None
+        digest = hashlib.sha256(given.encode("utf-8", "surrogateescape")).digest()
+        matches = [
+            hmac.compare_digest(digest, known) for known in self._digests
+        ]  # every key, so that time tells nothing
+        if not any(matches):
+            raise Unauthenticated("the API key is not accepted")
+        return Caller(f"api-key:{matches.index(True) + 1}")
+
+
+class AuthenticationMiddleware(BaseHTTPMiddleware):
+    """Lets through probes and authenticated callers; everybody when no authenticator is configured."""
+
+    def __init__(self, app: ASGIApp, authenticators: Sequence[Authenticator]) -> None:
+        super().__init__(app)
+        self._authenticators = list(authenticators)
+
+    async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
+        if request.url.path in OPEN_PATHS or not self._authenticators:
+            request.state.caller = Caller("anonymous")
+            return await call_next(request)
+        try:
+            caller = next(filter(None, (one.authenticate(request) for one in self._authenticators)), None)
+        except Unauthenticated as error:
+            return _challenge(str(error))
+        if caller is None:
+            return _challenge("credentials are required")
+        request.state.caller = caller
+        return await call_next(request)
+
+
+def _challenge(detail: str) -> Response:
+    return problem(401, detail, headers={"WWW-Authenticate": 'ApiKey realm="geoworker", Bearer realm="geoworker"'})

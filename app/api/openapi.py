@@ -1,0 +1,259 @@
+"""The OpenAPI document, built from the registries and the routes, so that it is true."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from app.composition import Application, Role
+from app.health import version
+from core.states import JobStatus, TaskStatus
+
+_JSON = "application/json"
+_PROBLEM = "application/problem+json"
+_JOB_ID = {
+    "name": "job_id",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string"},
+    "description": "SHA-256 of job type and canonical parameters (later runs have ids of their own)",
+}
+_TIMES = ("created_at", "started_at", "finished_at", "updated_at")
+_NULLABLE_TIME = {"type": ["string", "null"], "format": "date-time"}
+
+_SCHEMAS: dict[str, Any] = {
+    "Problem": {
+        "type": "object",
+        "description": "RFC 9457 problem document",
+        "required": ["type", "title", "status", "detail"],
+        "properties": {
+            "type": {"type": "string"},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "detail": {"type": "string"},
+            "errors": {"type": "array", "items": {"$ref": "#/components/schemas/Fault"}},
+            "known": {"type": "array", "items": {"type": "string"}},
+        },
+    },
+    "Fault": {
+        "type": "object",
+        "required": ["field", "message"],
+        "properties": {"field": {"type": "string"}, "message": {"type": "string"}, "given": {}},
+    },
+    "Error": {
+        "type": ["object", "null"],
+        "required": ["type", "message", "retryable"],
+        "properties": {
+            "type": {"type": "string"},
+            "message": {"type": "string"},
+            "retryable": {"type": "boolean"},
+            "code": {"type": ["string", "null"]},
+            "cause": {"type": ["string", "null"]},
+        },
+    },
+    "Job": {
+        "type": "object",
+        "required": ["job_id", "job_type", "status", "stage", "total_stages", "parameters"],
+        "properties": {
+            "job_id": {"type": "string"},
+            "job_type": {"type": "string"},
+            "status": {"enum": list(JobStatus)},
+            "stage": {"type": "integer"},
+            "total_stages": {"type": "integer"},
+            "run": {"type": "integer"},
+            "replay_of": {"type": ["string", "null"]},
+            "parameters": {"type": "object"},
+            "failure_policy": {"enum": ["fail_fast", "collect"]},
+            "result": {"type": ["object", "null"]},
+            "error": {"$ref": "#/components/schemas/Error"},
+            "submitted_by": {"type": ["string", "null"]},
+            **dict.fromkeys(_TIMES, _NULLABLE_TIME),
+        },
+    },
+    "Task": {
+        "type": "object",
+        "required": ["task_id", "job_id", "task_type", "stage", "status", "attempt"],
+        "properties": {
+            "task_id": {"type": "string"},
+            "job_id": {"type": "string"},
+            "task_type": {"type": "string"},
+            "stage": {"type": "integer"},
+            "task_index": {"type": "integer"},
+            "status": {"enum": list(TaskStatus)},
+            "attempt": {"type": "integer"},
+            "progress": {"type": ["object", "null"]},
+            "result": {"type": ["object", "null"]},
+            "error": {"$ref": "#/components/schemas/Error"},
+        },
+    },
+}
+
+
+def openapi_document(application: Application) -> dict[str, Any]:
+    """OpenAPI 3.1 of this process's routes."""
+    paths = _probes()
+    schemas = dict(_SCHEMAS)
+    if Role.ORCHESTRATOR in application.role:
+        paths |= _jobs(application, schemas)
+    document: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "geoworker",
+            "version": version(),
+            "description": "Jobs of long geospatial tasks: submit, follow, cancel, retry.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"apiKey": {"type": "apiKey", "in": "header", "name": "X-Api-Key"}},
+        },
+    }
+    if application.settings.api_keys:
+        document["security"] = [{"apiKey": []}]
+        for path in ("/livez", "/readyz", "/health"):
+            document["paths"][path]["get"]["security"] = []
+    return document
+
+
+def _probes() -> dict[str, Any]:
+    free = {"type": "object"}
+    return {
+        "/livez": {"get": _operation("Whether the process is alive", {200: free})},
+        "/readyz": {"get": _operation("Whether the process should get work", {200: free}, problems=(503,))},
+        "/health": {"get": _operation("Health in detail", {200: free, 503: free})},
+        "/openapi.json": {"get": _operation("This document", {200: free}, problems=(401,))},
+    }
+
+
+def _jobs(application: Application, schemas: dict[str, Any]) -> dict[str, Any]:
+    job = {"$ref": "#/components/schemas/Job"}
+    task = {"$ref": "#/components/schemas/Task"}
+    page = {
+        "type": "object",
+        "required": ["jobs", "next"],
+        "properties": {"jobs": {"type": "array", "items": job}, "next": {"type": ["string", "null"]}},
+    }
+    task_page = {
+        "type": "object",
+        "required": ["tasks"],
+        "properties": {"tasks": {"type": "array", "items": task}},
+    }
+    paths: dict[str, Any] = {
+        "/api/jobs": {
+            "get": _operation(
+                "Jobs, newest first",
+                {200: page},
+                problems=(401, 422, 503),
+                parameters=[
+                    _query("limit", {"type": "integer", "minimum": 1, "maximum": 500, "default": 50}),
+                    _query("status", {"enum": list(JobStatus)}),
+                    _query("job_type", {"type": "string"}),
+                    _query("created_after", {"type": "string", "format": "date-time"}),
+                    _query("created_before", {"type": "string", "format": "date-time"}),
+                    _query("id", {"type": "string"}, "Start of a job id"),
+                    _query("before", {"type": "string"}, "The `next` of the page before"),
+                ],
+            )
+        },
+        "/api/jobs/types": {
+            "get": _operation("Job types and the JSON Schemas of their parameters", {200: {"type": "object"}}, (401,))
+        },
+        "/api/jobs/status/{job_id}": {
+            "get": _operation("A job, its stages, progress and errors", {200: job}, (401, 404, 503), [_JOB_ID])
+        },
+        "/api/jobs/{job_id}/tasks": {
+            "get": _operation(
+                "A job's tasks",
+                {200: task_page},
+                (401, 404, 422, 503),
+                [
+                    _JOB_ID,
+                    _query("stage", {"type": "integer", "minimum": 0, "maximum": 1000}),
+                    _query("status", {"enum": list(TaskStatus)}),
+                    _query("offset", {"type": "integer", "minimum": 0, "maximum": 10_000_000}),
+                    _query("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
+                ],
+            )
+        },
+        "/api/jobs/{job_id}/cancel": {"post": _operation("Cancel a job", {200: job}, (401, 404, 409, 503), [_JOB_ID])},
+        "/api/jobs/{job_id}/retry": {
+            "post": _operation(
+                "Run an ended job again: its failed tasks, or everything from a stage on",
+                {202: job},
+                (401, 404, 409, 413, 415, 422, 503),
+                [_JOB_ID],
+                body={
+                    "type": "object",
+                    "additionalProperties": False,
+                    "properties": {"from_stage": {"type": "integer", "minimum": 1, "maximum": 1000}},
+                },
+            )
+        },
+        "/api/tasks/{task_id}": {
+            "get": _operation(
+                "A task with the history of its attempts",
+                {200: task},
+                (401, 404, 503),
+                [{"name": "task_id", "in": "path", "required": True, "schema": {"type": "string"}}],
+            )
+        },
+    }
+    for name, definition in sorted(application.jobs.items()):
+        paths[f"/api/jobs/submit/{name}"] = {
+            "post": _operation(
+                f"Submit: {definition.description}",
+                {200: job, 202: job},
+                (401, 413, 415, 422, 503),
+                [_query("force", {"type": "boolean", "default": False}, "Run again although the job is known")],
+                body=_parameters(name, definition.parameters, schemas),
+            )
+        }
+    return paths
+
+
+def _parameters(name: str, model: type[BaseModel], schemas: dict[str, Any]) -> dict[str, Any]:
+    """A parameter model's JSON Schema; its own definitions become components."""
+    schema = model.model_json_schema(ref_template=f"#/components/schemas/{name}-{{model}}")
+    for part, definition in schema.pop("$defs", {}).items():
+        schemas[f"{name}-{part}"] = definition
+    return schema
+
+
+def _query(name: str, schema: dict[str, Any], description: str = "") -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": False, "schema": schema, "description": description}
+
+
+def _operation(
+    summary: str,
+    answers: dict[int, dict[str, Any]],
+    problems: tuple[int, ...] = (),
+    parameters: list[dict[str, Any]] | None = None,
+    body: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    responses: dict[str, Any] = {
+        str(status): {"description": summary, "content": {_JSON: {"schema": schema}}}
+        for status, schema in answers.items()
+    }
+    for status in problems:
+        responses[str(status)] = {
+            "description": _PROBLEMS[status],
+            "content": {_PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+    operation: dict[str, Any] = {"summary": summary, "responses": responses}
+    if parameters:
+        operation["parameters"] = parameters
+    if body is not None:
+        operation["requestBody"] = {"required": False, "content": {_JSON: {"schema": body}}}
+    return operation
+
+
+_PROBLEMS = {
+    401: "Credentials are missing or wrong",
+    404: "No such thing",
+    409: "The state does not allow it",
+    413: "The body is too large",
+    415: "The body is no JSON",
+    422: "Something in the request is wrong; every fault is named",
+    503: "The state store cannot be reached; nothing was accepted",
+}

@@ -1,0 +1,112 @@
+"""Starting and stopping in order: SIGTERM -> stop intake -> drain -> flush -> close."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from typing import Protocol
+
+from app.worker import BackgroundQueueWorker
+from core.stopping import StopReason
+
+logger = logging.getLogger(__name__)
+
+
+class LifecycleState(StrEnum):
+    """Where the process is in its life."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    SHUTTING_DOWN = "shutting_down"
+    STOPPED = "stopped"
+
+
+class Background(Protocol):
+    """A part with a thread of its own: the relay, the sweeper."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class DockerWorkerLifecycle:
+    """Owns the order in which a process's parts start and stop.
+
+    Shutdown: readiness off, sources stop receiving, running handlers are asked to stop and have ``grace`` seconds to
+    save their checkpoint (the executor ends those that do not listen), their tasks are released, the outbox is
+    flushed, connections are closed. The lease and lock renewal goes on until each task has ended.
+    """
+
+    def __init__(
+        self,
+        workers: Sequence[BackgroundQueueWorker],
+        background: Sequence[Background],
+        close: Sequence[Callable[[], None]],
+        *,
+        grace: float,
+    ) -> None:
+        self.workers = list(workers)
+        self._background = list(background)
+        self._close = list(close)
+        self._grace = grace
+        self._state = LifecycleState.STARTING
+        self._lock = threading.Lock()
+        self._stopping_since: float | None = None
+        self.stopped = threading.Event()
+
+    @property
+    def state(self) -> LifecycleState:
+        """Where the process is in its life."""
+        return self._state
+
+    @property
+    def is_shutting_down(self) -> bool:
+        """Whether a stop was asked for."""
+        return self._state in (LifecycleState.SHUTTING_DOWN, LifecycleState.STOPPED)
+
+    def start(self) -> None:
+        """Start the background parts, then the workers."""
+        for part in self._background:
+            part.start()
+        for worker in self.workers:
+            worker.start()
+        self._state = LifecycleState.RUNNING
+
+    def initiate_shutdown(self) -> None:
+        """Begin to stop; returns at once. Safe in a signal handler's thread and more than once."""
+        with self._lock:
+            if self.is_shutting_down:
+                return
+            self._state = LifecycleState.SHUTTING_DOWN
+            self._stopping_since = time.monotonic()
+        logger.info("shutting down", extra={"action": "worker.stopping"})
+        for worker in self.workers:
+            worker.stop(StopReason.DRAIN)
+
+    def drain(self) -> bool:
+        """Wait for running tasks to be released, then flush and close; True when every loop ended in time."""
+        self.initiate_shutdown()
+        started = self._stopping_since or time.monotonic()
+        # The executor ends a handler that does not listen when the grace is over; recording that takes a moment more.
+        deadline = started + self._grace + 3.0
+        ended = True
+        for worker in self.workers:
+            ended &= worker.join(max(0.1, deadline - time.monotonic()))
+        for part in reversed(self._background):
+            part.stop()
+        for close in self._close:
+            try:
+                close()
+            except Exception:  # one part that fails to close must not keep the others open
+                logger.exception("a part failed to close", extra={"action": "worker.close_failed"})
+        self._state = LifecycleState.STOPPED
+        self.stopped.set()
+        logger.info(
+            "stopped after %.2f s",
+            time.monotonic() - started,
+            extra={"action": "worker.stopped", "drained": ended},
+        )
+        return ended

@@ -1,0 +1,211 @@
+"""The worker loop: one delivery at a time to its outcome, its settlement, next."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol, assert_never
+
+from core.errors import GeoworkerError
+from core.messages import Message, TaskMessage
+from core.outcome import (
+    Deferred,
+    Failed,
+    Finished,
+    Interrupted,
+    Outcome,
+    Rejected,
+    RetryLater,
+    Superseded,
+)
+from core.stopping import StopReason, StopToken
+from transports.base import Complete, DeadLetter, Delivery, DeliveryLost, Retry, Settlement, TaskSource
+
+logger = logging.getLogger(__name__)
+
+_POLL = timedelta(seconds=30)
+_PAUSE_AFTER_ERROR = 1.0
+
+
+class MessageHandler(Protocol):
+    """What handles a message: ``CoreMachine.handle``."""
+
+    def __call__(
+        self, message: Message, *, stop: StopToken | None = None, renew: Callable[[], None] | None = None
+    ) -> Outcome: ...
+
+
+def settlement_for(outcome: Outcome) -> Settlement:
+    """The only place where an outcome becomes a settlement.
+
+    A task that failed, waits for a retry or was interrupted is recorded, and its next hint is in the outbox: this
+    message is done with. Only what could not be recorded comes again, and only what names nothing we know is
+    dead-lettered.
+    """
+    match outcome:
+        case Finished() | Failed() | RetryLater() | Interrupted() | Superseded():
+            return Complete()
+        case Deferred(delay=delay):
+            return Retry(delay)
+        case Rejected(reason=reason, detail=detail):
+            return DeadLetter(reason, detail)
+        case _:
+            assert_never(outcome)
+
+
+@dataclass(slots=True)
+class LoopStatus:
+    """What a worker loop is doing; read by health."""
+
+    running: bool = False
+    current_task: str | None = None
+    current_since: datetime | None = None
+    messages_processed: int = 0
+    outcomes: dict[str, int] = field(default_factory=dict)
+    settlements_lost: int = 0
+    last_error: str | None = None
+
+
+def serve(source: TaskSource, handle: MessageHandler, stop: StopToken, status: LoopStatus | None = None) -> None:
+    """Receive, handle and settle until ``stop`` is asked for. Never raises for what a message does.
+
+    Each task gets a stop token of its own, which the worker's drain reaches through this loop.
+    """
+    status = status or LoopStatus()
+    status.running = True
+    unsubscribe = stop.subscribe(lambda _: source.wake())
+    try:
+        while not stop.requested:
+            try:
+                delivery = source.receive(_POLL)
+                if delivery is None:
+                    continue
+                _process(delivery, handle, stop, status)
+            except Exception as error:  # the loop outlives everything that one message or poll can do
+                status.last_error = f"{type(error).__name__}: {error}"
+                logger.exception("the worker loop caught an error", extra={"action": "loop.error"})
+                stop.wait(_PAUSE_AFTER_ERROR)
+    finally:
+        unsubscribe()
+        status.running = False
+
+
+def _process(delivery: Delivery, handle: MessageHandler, stop: StopToken, status: LoopStatus) -> None:
+    if stop.requested:  # between fetch and start: give it back untouched
+        delivery.settle(Retry(timedelta(0)))
+        return
+    message = delivery.message
+    status.current_task = message.task_id if isinstance(message, TaskMessage) else None
+    status.current_since = datetime.now(UTC)
+    task_stop = StopToken()
+    unsubscribe = stop.subscribe(task_stop.request)
+    try:
+        outcome = handle(message, stop=task_stop, renew=delivery.renew)
+    finally:
+        unsubscribe()
+        status.current_task = status.current_since = None
+    status.messages_processed += 1
+    name = type(outcome).__name__
+    status.outcomes[name] = status.outcomes.get(name, 0) + 1
+    if isinstance(outcome, Rejected):
+        logger.error(
+            "message rejected: %s", outcome.detail, extra={"action": "message.rejected", "reason": outcome.reason}
+        )
+    try:
+        delivery.settle(settlement_for(outcome))
+    except DeliveryLost as error:  # harmless: it comes again and finds the work done
+        status.settlements_lost += 1
+        logger.warning("settlement lost: %s", error, extra={"action": "settlement.lost"})
+
+
+class BackgroundQueueWorker:
+    """The thread around :func:`serve`, with as many loops as ``concurrency`` says."""
+
+    def __init__(
+        self,
+        source_factory: Callable[[], TaskSource],
+        handle: MessageHandler,
+        *,
+        name: str = "queue_worker",
+        concurrency: int = 1,
+    ) -> None:
+        self.name = name
+        self._handle = handle
+        self._stop = StopToken()
+        self._sources = [source_factory() for _ in range(concurrency)]
+        self._statuses = [LoopStatus() for _ in range(concurrency)]
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Open the sources and start the loops."""
+        for number, (source, status) in enumerate(zip(self._sources, self._statuses, strict=True)):
+            thread = threading.Thread(
+                target=self._run, args=(source, status), name=f"{self.name}-{number}", daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
+
+    def _run(self, source: TaskSource, status: LoopStatus) -> None:
+        try:
+            with source:
+                serve(source, self._handle, self._stop, status)
+        except GeoworkerError as error:
+            status.last_error = str(error)
+            logger.exception("the worker loop ended", extra={"action": "loop.ended"})
+
+    def stop(self, reason: StopReason = StopReason.DRAIN) -> None:
+        """Ask the loops to end: no new message, and the running task is asked to stop."""
+        self._stop.request(reason)
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait for the loops; True when all have ended."""
+        for thread in self._threads:
+            thread.join(timeout)
+        return not self.alive
+
+    @property
+    def alive(self) -> bool:
+        """Whether any loop still runs."""
+        return any(thread.is_alive() for thread in self._threads)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether every loop that was started still runs."""
+        return bool(self._threads) and all(thread.is_alive() for thread in self._threads)
+
+    @property
+    def sources(self) -> list[TaskSource]:
+        """The sources, one for each loop."""
+        return self._sources
+
+    def status(self) -> dict[str, Any]:
+        """What /health says of this worker."""
+        sources = [source.status() for source in self._sources]
+        polls = [source.last_poll_at for source in sources if source.last_poll_at is not None]
+        outcomes: dict[str, int] = {}
+        for status in self._statuses:
+            for name, count in status.outcomes.items():
+                outcomes[name] = outcomes.get(name, 0) + count
+        errors = [text for text in (*(s.last_error for s in self._statuses), *(s.last_error for s in sources)) if text]
+        return {
+            "running": self.healthy and not self._stop.requested,
+            "connected": all(source.connected for source in sources),
+            "concurrency": len(self._sources),
+            "last_poll_at": max(polls).isoformat() if polls else None,
+            "messages_processed": sum(status.messages_processed for status in self._statuses),
+            "outcomes": outcomes,
+            "current_tasks": [
+                {"task_id": status.current_task, "since": status.current_since.isoformat()}
+                for status in self._statuses
+                if status.current_task is not None and status.current_since is not None
+            ],
+            "received": sum(source.received for source in sources),
+            "retried": sum(source.retried for source in sources),
+            "dead_lettered": sum(source.dead_lettered for source in sources),
+            "settlements_lost": sum(status.settlements_lost for status in self._statuses),
+            "last_error": errors[-1] if errors else None,
+            "details": dict(sources[0].details) if sources else {},
+        }

@@ -1,0 +1,88 @@
+"""Runs handlers in the calling thread: functions, the command line and tests. Same port as the process executor."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from core.docker_context import DockerTaskContext
+from core.handlers import HandlerRegistry
+from core.ports import CheckpointStore, Execution
+from core.records import Claim, Progress
+from core.stopping import StopReason, StopToken
+from infrastructure.checkpoint_manager import CheckpointManager
+from infrastructure.handler_call import call_handler
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandlerParts:
+    """What handlers are run with."""
+
+    handlers: HandlerRegistry
+    checkpoints: CheckpointStore
+    work_root: Path
+    services: Mapping[str, Any]
+
+
+def run_claimed(claim: Claim, parts: HandlerParts, stop: StopToken) -> Execution:
+    """Run a claimed task's handler here, with a context of its own.
+
+    Raises:
+        ClaimLost: when another attempt owns the task.
+    """
+    task = claim.task
+    checkpoint = CheckpointManager(claim, parts.checkpoints, stop)
+
+    def save_progress(progress: Progress) -> None:
+        parts.checkpoints.save_progress(claim, progress)
+
+    context = DockerTaskContext(
+        task_id=task.task_id,
+        job_id=task.job_id,
+        job_type=task.job_type,
+        task_type=task.task_type,
+        stage=task.stage,
+        attempt=claim.attempt,
+        worker_id=claim.worker_id,
+        checkpoint=checkpoint,
+        stop=stop,
+        progress_sink=save_progress,
+        work_path=parts.work_root / task_directory(task.task_id),
+        services=parts.services,
+    )
+    execution = call_handler(parts.handlers[task.task_type], task.parameters, context)
+    checkpoint.flush()
+    return execution
+
+
+def task_directory(task_id: str) -> str:
+    """A directory name for a task: its own, safe on every file system."""
+    return task_id if task_id.isalnum() else hashlib.sha256(task_id.encode()).hexdigest()[:40]
+
+
+class InlineExecutor:
+    """The TaskExecutor port in the calling thread. Deadlines ask the handler to stop; they cannot end it."""
+
+    def __init__(self, parts: HandlerParts) -> None:
+        self._parts = parts
+
+    def execute(self, claim: Claim, *, stop: StopToken, deadline: datetime | None) -> Execution:
+        """Run the handler in this thread."""
+        if deadline is None:
+            return run_claimed(claim, self._parts, stop)
+        seconds = max(0.0, (deadline - datetime.now(UTC)).total_seconds())
+        timer = threading.Timer(seconds, stop.request, [StopReason.TIMEOUT])
+        timer.daemon = True
+        timer.start()
+        try:
+            return run_claimed(claim, self._parts, stop)
+        finally:
+            timer.cancel()
+
+    def close(self) -> None:
+        """Nothing to let go of."""

@@ -1,0 +1,101 @@
+"""Shared fixtures: one real PostgreSQL a session, a fresh database a test."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from app.composition import Application, Role, compose
+from app.settings import Settings
+from infrastructure.connection_pool import ConnectionPoolManager, PoolSettings
+from infrastructure.postgres.database import Database
+from infrastructure.postgres.embedded import EmbeddedPostgres
+from infrastructure.postgres.migrations import migrate
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an embedded PostgreSQL that lives as long as the session."""
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
+    yield server.start()
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def template_database(postgres_server: str) -> str:
+    """A migrated database that each test's own is cloned from."""
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE template_geoworker")
+    address = _address(postgres_server, "template_geoworker")
+    pool = ConnectionPoolManager(address, PoolSettings(min_size=1, max_size=2))
+    migrate(Database(pool))
+    pool.close()
+    return "template_geoworker"
+
+
+@pytest.fixture
+def database_url(postgres_server: str, template_database: str) -> Iterator[str]:
+    """The address of a fresh, migrated database."""
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template_database}".encode())
+    yield _address(postgres_server, name)
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+def _address(server: str, database: str) -> str:
+    return server.replace("/postgres?", f"/{database}?")
+
+
+@pytest.fixture
+def pool(database_url: str) -> Iterator[ConnectionPoolManager]:
+    """A connection pool on the test's database."""
+    manager = ConnectionPoolManager(database_url, PoolSettings(min_size=1, max_size=12))
+    yield manager
+    manager.close()
+
+
+@pytest.fixture
+def database(pool: ConnectionPoolManager) -> Database:
+    """The test's database."""
+    return Database(pool)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings of a fast test process."""
+    return Settings.from_env(
+        {},
+        data_dir=tmp_path / "data",
+        worker_id="test-worker",
+        retry_base_seconds=0.02,
+        retry_cap_seconds=0.1,
+        sweep_seconds=0.2,
+        shutdown_grace_seconds=3,
+    )
+
+
+@pytest.fixture
+def start_application(database_url: str, settings: Settings) -> Iterator[Callable[..., Application]]:
+    """Compose and start an embedded application; drained after the test."""
+    started: list[Application] = []
+
+    def start(**overrides: object) -> Application:
+        application = compose(
+            settings.model_copy(update=overrides), Role.EMBEDDED, database_url=database_url
+        )
+        application.lifecycle.start()
+        started.append(application)
+        return application
+
+    yield start
+    for application in started:
+        if not application.lifecycle.stopped.is_set():
+            application.lifecycle.drain()
