@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import shapely
+from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from core.errors import PermanentError, TransientError
@@ -51,23 +52,30 @@ class Area:
 
     @property
     def area_km2(self) -> float:
-        """Area on the WGS 84 ellipsoid."""
-        from pyproj import Geod
+        """Area on the WGS 84 ellipsoid, with sides straight in longitude and latitude."""
+        return float(shapely.transform(self.geometry, _equal_area).area)
 
-        return abs(Geod(ellps="WGS84").geometry_area_perimeter(self.geometry)[0]) / 1e6
+
+def _equal_area(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Longitude and latitude (degrees) to the cylindrical equal-area plane of WGS 84, kilometres.
+
+    Snyder, Map Projections: A Working Manual (1987), equations 3-12 and 10-15 with the equator as standard parallel.
+    """
+    a, e = 6378.137, 0.0818191908426215
+    sine = np.sin(np.radians(points[:, 1]))
+    q = (1 - e * e) * (sine / (1 - (e * sine) ** 2) - np.log((1 - e * sine) / (1 + e * sine)) / (2 * e))
+    return np.column_stack([a * np.radians(points[:, 0]), a * q / 2])
 
 
 def bbox_of(geometry: BaseGeometry) -> tuple[float, float, float, float]:
-    """West, south, east, north; of polygons that leave a gap wider than what lies across the antimeridian, west > east."""
+    """West, south, east, north: the narrowest box, so west > east where it crosses the antimeridian."""
     west, south, east, north = geometry.bounds
-    if west > -180.0 or east < 180.0:
-        return west, south, east, north
     spans = sorted((part.bounds[0], part.bounds[2]) for part in shapely.get_parts(geometry))
-    reached, gap = spans[0][1], (0.0, 180.0, -180.0)
+    reached, gap = spans[0][1], (360.0 - (east - west), west, east)
     for start, end in spans[1:]:
         gap = max(gap, (start - reached, start, reached))
         reached = max(reached, end)
-    return (gap[1], south, gap[2], north) if gap[0] > 0 else (west, south, east, north)
+    return gap[1], south, gap[2], north
 
 
 def resolve_area(given: AreaInput, *, repair: bool = False, expected_country: str | None = None) -> Area:

@@ -8,6 +8,7 @@ children. The layout is the H3 library's (https://h3geo.org/docs/core-library/h3
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
@@ -120,6 +121,18 @@ def mixed_descendants(cells: Cells, resolution: int) -> Cells:
             group = np.flatnonzero((counts == count) & (own == step))
             found[starts[group][:, None] + np.arange(count)] = children(cells[group], resolution).reshape(-1, count)
     return found
+
+
+def descendants_in_chunks(cells: Cells, resolution: int, chunk: int) -> Iterator[Cells]:
+    """What :func:`mixed_descendants` returns, in order, in pieces of at most ``chunk`` cells where one cell's fit."""
+    cells = cells[np.argsort(_first_descendants(cells, resolution))]
+    reached = np.cumsum(descendant_counts(cells, resolution))
+    start = 0
+    while start < len(cells):
+        before = int(reached[start - 1]) if start else 0
+        end = max(start + 1, int(np.searchsorted(reached, before + chunk, side="right")))
+        yield mixed_descendants(cells[start:end], resolution)
+        start = end
 
 
 def _first_descendants(cells: Cells, resolution: int) -> Cells:

@@ -8,7 +8,7 @@ compared with the polygon one by one.
 
 from __future__ import annotations
 
-from enum import StrEnum
+from collections.abc import Iterator
 
 import numpy as np
 import shapely
@@ -17,16 +17,11 @@ from shapely.geometry.base import BaseGeometry
 
 from services.h3 import bits, geodesy
 from services.h3.bits import Cells
+from services.h3.grid import Containment
 
 Mask = NDArray[np.bool_]
 
-
-class Containment(StrEnum):
-    """When a cell belongs to an area."""
-
-    CENTER = "center"  # its centre lies in the area
-    FULL = "full"  # all of it lies in the area
-    OVERLAP = "overlap"  # any of it lies in the area
+CHUNK_CELLS = 7**6
 
 
 class Region:
@@ -97,6 +92,14 @@ def first_parts(shapes: NDArray[np.object_]) -> NDArray[np.object_]:
 def select(region: Region, cells: Cells, resolution: int, mode: Containment) -> Cells:
     """The descendants at ``resolution`` of ``cells`` (one resolution, sorted) that belong to the area, sorted."""
     return bits.mixed_descendants(np.concatenate(_members(region, cells, resolution, mode)), resolution)
+
+
+def select_in_chunks(
+    region: Region, cells: Cells, resolution: int, mode: Containment, *, chunk: int = CHUNK_CELLS
+) -> Iterator[Cells]:
+    """What :func:`select` returns, in order, in pieces of about ``chunk`` cells: only one is in memory at a time."""
+    members = np.concatenate(_members(region, cells, resolution, mode))
+    yield from bits.descendants_in_chunks(members, resolution, chunk)
 
 
 def count(region: Region, cells: Cells, resolution: int, mode: Containment) -> int:
