@@ -13,10 +13,12 @@ from collections.abc import Iterator
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+from shapely import STRtree
 from shapely.geometry.base import BaseGeometry
 
 from services.h3 import bits, geodesy
 from services.h3.bits import Cells
+from services.h3.geodesy import Geometries
 from services.h3.grid import Containment
 
 Mask = NDArray[np.bool_]
@@ -30,10 +32,10 @@ class Region:
     def __init__(self, geometry: BaseGeometry) -> None:
         self.geometry = geometry
         shapely.prepare(geometry)
-        self._parts = shapely.get_parts(geometry)
         self._lines = shapely.boundary(geometry)
         shapely.prepare(self._lines)
-        starts = shapely.get_coordinates(shapely.get_point(shapely.get_exterior_ring(self._parts), 0))
+        self._ring_starts = STRtree(shapely.get_point(shapely.get_rings(shapely.get_parts(geometry)), 0))
+        starts = shapely.get_coordinates(shapely.get_point(shapely.get_exterior_ring(shapely.get_parts(geometry)), 0))
         self._start_longitudes, self._start_latitudes = starts[:, 0], starts[:, 1]
 
     def sort_out(self, cells: Cells, resolution: int) -> tuple[Mask, Mask]:
@@ -42,12 +44,18 @@ class Region:
         The others, and all their descendants, share nothing with the area.
         """
         boxes = geodesy.descendant_boxes(cells, resolution)
-        undecided = shapely.intersects(self._lines, boxes.main)
-        undecided[boxes.split] |= shapely.intersects(self._lines, boxes.rest)
+        undecided = self._touched(boxes.main)
+        undecided[boxes.split] |= self._touched(boxes.rest)
         inside = np.zeros(len(cells), dtype=bool)
         clear = np.flatnonzero(~undecided)
         inside[clear] = shapely.contains_xy(self.geometry, boxes.longitudes[clear], boxes.latitudes[clear])
         return inside, undecided
+
+    def _touched(self, boxes: Geometries) -> Mask:
+        """Which boxes (rings) the boundary of the area crosses, or which hold a ring of it."""
+        touched = np.asarray(shapely.intersects(self._lines, boxes))
+        touched[self._ring_starts.query(boxes)[0]] = True
+        return touched
 
     def contains(self, cells: Cells, resolution: int, mode: Containment) -> Mask:
         """Which cells of one resolution belong to the area by ``mode``."""

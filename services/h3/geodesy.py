@@ -28,7 +28,8 @@ _MARGIN = 1e-9  # degrees
 
 @dataclass(frozen=True, slots=True)
 class Boxes:
-    """Boxes around cells' centres, cut at the antimeridian: ``main`` for each cell, ``rest`` for those in ``split``."""
+    """Boxes around cells' centres as rings, cut at the antimeridian: ``main`` for each cell, ``rest`` for those in ``split``.
+    """
 
     longitudes: Degrees
     latitudes: Degrees
@@ -64,16 +65,24 @@ def descendant_boxes(cells: Cells, resolution: int) -> Boxes:
     west = np.where(polar, -180.0, longitudes - half)
     east = np.where(polar, 180.0, longitudes + half)
     south, north = np.maximum(south - _MARGIN, -90.0), np.minimum(north + _MARGIN, 90.0)
-    main = shapely.box(np.maximum(west, -180.0), south, np.minimum(east, 180.0), north)
+    main = _rings(np.maximum(west, -180.0), south, np.minimum(east, 180.0), north)
     split = np.flatnonzero((west < -180.0) | (east > 180.0))
     past_west = west[split] < -180.0
-    rest = shapely.box(
+    rest = _rings(
         np.where(past_west, west[split] + 360.0, -180.0),
         south[split],
         np.where(past_west, 180.0, east[split] - 360.0),
         north[split],
     )
     return Boxes(longitudes, latitudes, main, split, rest)
+
+
+def _rings(west: Degrees, south: Degrees, east: Degrees, north: Degrees) -> Geometries:
+    corners = np.empty((len(west), 5, 2))
+    corners[:, :, 0] = np.column_stack([west, east, east, west, west])
+    corners[:, :, 1] = np.column_stack([south, south, north, north, south])
+    rings: Geometries = shapely.linearrings(corners) if len(corners) else np.empty(0, dtype=object)
+    return rings
 
 
 def polygons(cells: Cells, resolution: int) -> Geometries:
