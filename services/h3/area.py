@@ -14,7 +14,7 @@ import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
-from core.errors import PermanentError, TransientError
+from core.errors import TransientError
 from services.h3 import countries
 from services.h3.antimeridian import cut
 from services.h3.geojson import check_range, finite_numbers, polygons_from_geojson, refuse
@@ -106,7 +106,7 @@ def resolve_area(given: AreaInput, *, repair: bool = False, expected_country: st
 def _from_text(text: str, *, repair: bool) -> Area:
     if text.lower().startswith(("http://", "https://")):
         document = _parsed(b"".join(_download(text)), text)
-        return _from_document(document, label=_stem(text.split("?")[0]), source="URL", repair=repair)
+        return _from_document(document, label=_stem(text.partition("?")[0]), source="URL", repair=repair)
     if "/" in text or "\\" in text or text.lower().endswith((".geojson", ".json")):
         return _from_document(_parsed(_read(Path(text)), text), label=_stem(text), source="file", repair=repair)
     found = countries.country(text)
@@ -181,7 +181,9 @@ def _download(url: str) -> Iterator[bytes]:
                 raise TransientError(f"area: {response.url.host} answered {response.status_code}")
             if response.status_code != 200:
                 raise refuse(
-                    f"{response.url.host} answered {response.status_code}", "AREA_UNREADABLE", status=response.status_code
+                    f"{response.url.host} answered {response.status_code}",
+                    "AREA_UNREADABLE",
+                    status=response.status_code,
                 )
             for chunk in response.iter_bytes():
                 fetched += len(chunk)

@@ -30,7 +30,7 @@ _IS_PENTAGON_BASE = np.isin(np.arange(128), PENTAGON_BASE_CELLS)
 
 def unused_digits(resolution: int) -> int:
     """The bits of the digits finer than ``resolution``, all set."""
-    return (1 << (_DIGIT_BITS * (MAX_RESOLUTION - resolution))) - 1
+    return int((1 << (_DIGIT_BITS * (MAX_RESOLUTION - resolution))) - 1)
 
 
 def base_cells() -> Cells:
@@ -54,12 +54,13 @@ def is_pentagon(cells: Cells) -> NDArray[np.bool_]:
 
 def parents(cells: Cells, resolution: int) -> Cells:
     """The ancestor of each cell at ``resolution``, which must not be finer than the cells."""
-    return (cells & ~np.int64(_RESOLUTION_MASK)) | (resolution << _RESOLUTION_SHIFT) | unused_digits(resolution)
+    return (cells & ~np.int64(_RESOLUTION_MASK)) | np.int64(resolution << _RESOLUTION_SHIFT | unused_digits(resolution))
 
 
 def children_count(steps: int, *, pentagon: bool = False) -> int:
     """How many descendants a cell has ``steps`` resolutions finer."""
-    return 1 + 5 * (7**steps - 1) // 6 if pentagon else 7**steps
+    hexagons: int = 7**steps
+    return 1 + 5 * (hexagons - 1) // 6 if pentagon else hexagons
 
 
 def descendant_counts(cells: Cells, resolution: int) -> Cells:
@@ -102,7 +103,7 @@ def children(cells: Cells, resolution: int) -> Cells:
         return _expand(stems, _digits(steps) << shift)
     pieces: list[Cells] = []
     start = 0
-    for at in pentagons:
+    for at in pentagons.tolist():
         pieces.append(_expand(stems[start:at], _digits(steps) << shift))
         pieces.append(stems[at] | (_pentagon_digits(steps) << shift))
         start = at + 1
@@ -168,4 +169,5 @@ def _pentagon_digits(steps: int) -> Cells:
     for step in range(steps):
         digit = (found >> (_DIGIT_BITS * (steps - 1 - step))) & 7
         leading = np.where(leading == 0, digit, leading)
-    return found[leading != 1]
+    kept: Cells = found[leading != 1]
+    return kept

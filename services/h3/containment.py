@@ -1,7 +1,7 @@
 """Which cells belong to an area: the H3 library's containment modes, computed for whole arrays.
 
-The answer is that of ``polygonToCellsExperimental``: a cell belongs by its centre, when it lies wholly in the polygon, or
-when they overlap, with straight edges in longitude and latitude. It is found by descending the hierarchy: a box that
+The answer is that of ``polygonToCellsExperimental``: a cell belongs by its centre, when it lies wholly in the polygon,
+or when they overlap, with straight edges in longitude and latitude. It is found by descending the hierarchy: a box that
 holds a cell and all its descendants decides, for most cells, all of these at once; only cells along the boundary are
 compared with the polygon one by one.
 """
@@ -112,7 +112,9 @@ def select_in_chunks(
 
 def count(region: Region, cells: Cells, resolution: int, mode: Containment) -> int:
     """How many cells :func:`select` would return, without making them."""
-    return sum(int(bits.descendant_counts(part, resolution).sum()) for part in _members(region, cells, resolution, mode))
+    return sum(
+        int(bits.descendant_counts(part, resolution).sum()) for part in _members(region, cells, resolution, mode)
+    )
 
 
 def _members(region: Region, cells: Cells, resolution: int, mode: Containment) -> list[Cells]:

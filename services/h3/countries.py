@@ -98,12 +98,16 @@ class _Arcs:
     @staticmethod
     @cache
     def load() -> _Arcs:
-        with resources.files(__package__).joinpath("data", "countries_10m.npz").open("rb") as file, np.load(file) as data:
+        with (
+            resources.files(__package__).joinpath("data", "countries_10m.npz").open("rb") as file,
+            np.load(file) as data,
+        ):
             return _Arcs(data["deltas"], data["offsets"], data["scale"], data["translate"])
 
     def ring(self, numbers: list[int]) -> NDArray[np.float64]:
         pieces = [self._arc(number)[bool(at) :] for at, number in enumerate(numbers)]
-        return np.concatenate(pieces) * self._scale + self._translate
+        points: NDArray[np.float64] = np.concatenate(pieces) * self._scale + self._translate
+        return points
 
     def _arc(self, number: int) -> NDArray[np.int64]:
         at = number if number >= 0 else ~number

@@ -28,8 +28,7 @@ _MARGIN = 1e-9  # degrees
 
 @dataclass(frozen=True, slots=True)
 class Boxes:
-    """Boxes around cells' centres as rings, cut at the antimeridian: ``main`` for each cell, ``rest`` for those in ``split``.
-    """
+    """Boxes around cells' centres as rings, cut at the antimeridian: ``main`` for each, ``rest`` for ``split``."""
 
     longitudes: Degrees
     latitudes: Degrees
@@ -46,9 +45,8 @@ def centres(cells: Cells) -> tuple[Degrees, Degrees]:
 
 def cells_at(longitudes: Degrees, latitudes: Degrees, resolution: int) -> Cells:
     """The cell that holds each point."""
-    found = coordinates_to_cells(
-        np.ascontiguousarray(latitudes, dtype=np.float64), np.ascontiguousarray(longitudes, dtype=np.float64), resolution
-    )
+    x, y = (np.ascontiguousarray(values, dtype=np.float64) for values in (longitudes, latitudes))
+    found = coordinates_to_cells(y, x, resolution)
     return np.asarray(found).astype(np.int64)
 
 

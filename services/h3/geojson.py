@@ -92,7 +92,9 @@ def _polygon(rings: Sequence[Any], *, repair: bool) -> BaseGeometry:
         return cut(checked, crossing=any(_crosses(ring) for ring in checked), repair=repair)
     except InvalidPolygon as error:
         raise refuse(
-            f"the polygon is not valid: {error}; correct it, or set repair_geometry", "INVALID_GEOMETRY", reason=str(error)
+            f"the polygon is not valid: {error}; correct it, or set repair_geometry",
+            "INVALID_GEOMETRY",
+            reason=str(error),
         ) from error
 
 
@@ -135,9 +137,9 @@ def _crosses(ring: Ring) -> bool:
     if len(ring) - 1 >= _DRAWN_CORNERS and found.max() <= _SMALL_STEP:
         return True
     raise refuse(
-        "an edge spans more than 180 degrees of longitude, which may mean either way round the Earth; cut the polygon at"
-        " the antimeridian (RFC 7946, section 3.1.9), put more corners on a side that is meant to be that long, or give a"
-        " bbox [west, south, east, north]",
+        "an edge spans more than 180 degrees of longitude, which may mean either way round the Earth; cut the polygon"
+        " at the antimeridian (RFC 7946, section 3.1.9), put more corners on a side that is meant to be that long, or"
+        " give a bbox [west, south, east, north]",
         "AMBIGUOUS_ANTIMERIDIAN",
         edge_degrees=float(360.0 - found.min()),
     )
