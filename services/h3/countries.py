@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from core.errors import PermanentError
+from services.h3 import country_codes
 from services.h3.antimeridian import cut
 
-WORLD_LAND = "LAND"
 SOURCE = "Natural Earth 4.1.0, 1:10m Admin 0, by way of world-atlas 2.0.2 (public domain)"
 
 _DECIMALS = 6  # of a degree: a tenth of a metre, far below the data's own grid of some 200 m
@@ -33,27 +32,19 @@ class Country:
     geometry: BaseGeometry
 
 
-def codes() -> list[str]:
-    """The alpha-3 codes there are, sorted."""
-    return list(_index()["countries"])
-
-
 def country(code: str) -> Country:
     """A country by its alpha-3 code, in any case; ``LAND`` is all land.
 
     Raises:
         PermanentError: COUNTRY_UNKNOWN, with the closest codes.
     """
-    wanted = code.strip().upper()
-    if wanted == WORLD_LAND:
-        return Country(WORLD_LAND, "all land", _geometry(_index()["land"]))
-    entry = _index()["countries"].get(wanted)
-    if entry is None:
-        raise PermanentError(
-            f"area: {code!r} is no ISO 3166 alpha-3 code of this dataset{_hint(code)}",
-            code="COUNTRY_UNKNOWN",
-            details={"given": code, "known": len(codes())},
-        )
+    try:
+        wanted = country_codes.checked(code)
+    except ValueError as error:
+        raise PermanentError(f"area: {error}", code="COUNTRY_UNKNOWN", details={"given": code}) from None
+    if wanted == country_codes.WORLD_LAND:
+        return Country(wanted, "all land", _geometry(country_codes.index()["land"]))
+    entry = country_codes.index()["countries"][wanted]
     return Country(wanted, entry["name"], _geometry(entry["polygons"]))
 
 
@@ -66,13 +57,6 @@ def countries_at(geometry: BaseGeometry) -> list[str]:
 def outline() -> Iterable[tuple[str, BaseGeometry]]:
     """All countries at 1:110 million, for maps: (code, polygons); the code is empty where there is none."""
     return _outline()
-
-
-def _hint(code: str) -> str:
-    names = {entry["name"].lower(): known for known, entry in _index()["countries"].items()}
-    close = difflib.get_close_matches(code.strip().lower(), [*names, *map(str.lower, codes())], n=3, cutoff=0.6)
-    found = dict.fromkeys(names.get(text, text.upper()) for text in close)
-    return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
 def _geometry(polygons: list[Any]) -> BaseGeometry:
@@ -113,13 +97,6 @@ class _Arcs:
         at = number if number >= 0 else ~number
         points = np.cumsum(self._deltas[self._offsets[at] : self._offsets[at + 1]], axis=0, dtype=np.int64)
         return points if number >= 0 else points[::-1]
-
-
-@cache
-def _index() -> dict[str, Any]:
-    text = resources.files(__package__).joinpath("data", "countries_10m.json").read_text(encoding="utf-8")
-    index: dict[str, Any] = json.loads(text)
-    return index
 
 
 @cache
