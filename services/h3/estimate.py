@@ -42,17 +42,17 @@ class Estimate:
 
 
 def estimate_cells(
-    region: Region, base: Cells, resolutions: Iterable[int], *, method: Method, containment: Containment
+    region: Region, base: Cells | None, resolutions: Iterable[int], *, method: Method, containment: Containment
 ) -> list[Estimate]:
     """Estimates for each resolution.
 
-    ``base`` are the base cells of a cascade. What lies inside the area is counted; cells along the boundary are
-    compared with it as long as they are few, then taken for half inside.
+    ``base`` are the base cells of a cascade, None for all the Earth. What lies inside the area is counted; cells along
+    the boundary are compared with it as long as they are few, then taken for half inside.
     """
+    start = bits.base_cells() if base is None else base
     if method is Method.CASCADE:
-        counts = {step: int(bits.descendant_counts(base, step).sum()) for step in resolutions}
+        counts = {step: int(bits.descendant_counts(start, step).sum()) for step in resolutions}
         return [Estimate(step, cells, cells, cells) for step, cells in counts.items()]
-    start = base if method is Method.FILTERED_CASCADE else bits.base_cells()
     return _by_descent(region, start, sorted(resolutions), containment)
 
 

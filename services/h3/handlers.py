@@ -86,9 +86,7 @@ HANDLERS: tuple[HandlerSpec, ...] = (
     HandlerSpec(
         task_type="h3_finalize", handler=h3_finalize, parameters=FinalizeGrid, description="Publishes a filled grid."
     ),
-    HandlerSpec(
-        task_type="h3_export", handler=h3_export, parameters=ExportGrid, description="Writes a grid to files."
-    ),
+    HandlerSpec(task_type="h3_export", handler=h3_export, parameters=ExportGrid, description="Writes a grid to files."),
     HandlerSpec(
         task_type="h3_raster_aggregation",
         handler=h3_raster_aggregation,

@@ -5,12 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from core.jobs import JobDefinition, Stage
+from core.jobs import JobDefinition, P, Stage
 from core.records import RunsOn, TaskPlan, TaskResult
 from services.h3.parameters import AggregateRaster, BootstrapGrid, ExportGrid, FanOutGrid
 
 
-class BootstrapGridJob(JobDefinition[BootstrapGrid]):
+class _OneTaskAStage(JobDefinition[P]):
+    """Every stage is one task with the job's parameters; the last one's result is the job's."""
+
+    def plan(self, stage: Stage, parameters: P, previous: Sequence[TaskResult]) -> Iterable[TaskPlan]:  # noqa: ARG002
+        """One task with the job's parameters."""
+        return [TaskPlan(parameters=parameters.model_dump(mode="json"))]
+
+    def finalize(self, parameters: P, results: Sequence[TaskResult]) -> Mapping[str, Any]:  # noqa: ARG002
+        """The result of the last task."""
+        return dict(results[-1].result_data or {}) if results else {}
+
+
+class BootstrapGridJob(_OneTaskAStage[BootstrapGrid]):
     """One long task on the Docker worker."""
 
     job_type = "bootstrap_h3_docker"
@@ -18,27 +30,38 @@ class BootstrapGridJob(JobDefinition[BootstrapGrid]):
     parameters = BootstrapGrid
     stages: ClassVar[tuple[Stage, ...]] = (Stage(number=1, name="bootstrap", task_type="h3_bootstrap_complete"),)
 
-    def plan(self, stage: Stage, parameters: BootstrapGrid, previous: Sequence[TaskResult]) -> Iterable[TaskPlan]:
-        """One task with the job's parameters."""
-        return [TaskPlan(parameters=parameters.model_dump(mode="json"))]
 
-    def finalize(self, parameters: BootstrapGrid, results: Sequence[TaskResult]) -> Mapping[str, Any]:
-        """The result of the last task."""
-        return dict(results[-1].result_data or {}) if results else {}
-
-
-class BootstrapGridTriggeredJob(BootstrapGridJob):
+class BootstrapGridTriggeredJob(_OneTaskAStage[BootstrapGrid]):
     """The function checks and estimates; the Docker worker makes the grid."""
 
     job_type = "bootstrap_h3_triggered"
     description = "Checks the area and shows the estimate on a function, then makes its H3 grid on the Docker worker."
+    parameters = BootstrapGrid
     stages: ClassVar[tuple[Stage, ...]] = (
         Stage(number=1, name="validate", task_type="h3_validate_area", runs_on=RunsOn.FUNCTIONS),
         Stage(number=2, name="bootstrap", task_type="h3_bootstrap_complete"),
     )
 
 
-class BootstrapGridFanOutJob(JobDefinition[FanOutGrid]):
+class ExportGridJob(_OneTaskAStage[ExportGrid]):
+    """One task that writes files."""
+
+    job_type = "export_h3_docker"
+    description = "Writes a complete H3 grid to Parquet, GeoParquet, CSV or GeoJSON files."
+    parameters = ExportGrid
+    stages: ClassVar[tuple[Stage, ...]] = (Stage(number=1, name="export", task_type="h3_export"),)
+
+
+class RasterAggregationJob(_OneTaskAStage[AggregateRaster]):
+    """One long task on the Docker worker."""
+
+    job_type = "h3_raster_aggregation_docker"
+    description = "Zonal statistics of a raster band for every cell of an H3 grid, windowed and checkpointed."
+    parameters = AggregateRaster
+    stages: ClassVar[tuple[Stage, ...]] = (Stage(number=1, name="aggregate", task_type="h3_raster_aggregation"),)
+
+
+class BootstrapGridFanOutJob(_OneTaskAStage[FanOutGrid]):
     """Many workers fill one grid."""
 
     job_type = "bootstrap_h3_fanout"
@@ -62,10 +85,6 @@ class BootstrapGridFanOutJob(JobDefinition[FanOutGrid]):
                 outputs = parameters.model_dump(mode="json", include={"exports", "picture"})
                 return [TaskPlan(parameters={"grid_id": grid_id, **outputs})]
 
-    def finalize(self, parameters: FanOutGrid, results: Sequence[TaskResult]) -> Mapping[str, Any]:
-        """The result of the last task."""
-        return dict(results[-1].result_data or {}) if results else {}
-
 
 def _runs(begun: Mapping[str, Any], size: int) -> Iterable[TaskPlan]:
     for resolution, batches in begun["batches"]:
@@ -78,40 +97,6 @@ def _runs(begun: Mapping[str, Any], size: int) -> Iterable[TaskPlan]:
                     "batches": min(size, batches - first),
                 }
             )
-
-
-class ExportGridJob(JobDefinition[ExportGrid]):
-    """One task that writes files."""
-
-    job_type = "export_h3_docker"
-    description = "Writes a complete H3 grid to Parquet, GeoParquet, CSV or GeoJSON files."
-    parameters = ExportGrid
-    stages: ClassVar[tuple[Stage, ...]] = (Stage(number=1, name="export", task_type="h3_export"),)
-
-    def plan(self, stage: Stage, parameters: ExportGrid, previous: Sequence[TaskResult]) -> Iterable[TaskPlan]:
-        """One task with the job's parameters."""
-        return [TaskPlan(parameters=parameters.model_dump(mode="json"))]
-
-    def finalize(self, parameters: ExportGrid, results: Sequence[TaskResult]) -> Mapping[str, Any]:
-        """The result of the task."""
-        return dict(results[-1].result_data or {}) if results else {}
-
-
-class RasterAggregationJob(JobDefinition[AggregateRaster]):
-    """One long task on the Docker worker."""
-
-    job_type = "h3_raster_aggregation_docker"
-    description = "Zonal statistics of a raster band for every cell of an H3 grid, windowed and checkpointed."
-    parameters = AggregateRaster
-    stages: ClassVar[tuple[Stage, ...]] = (Stage(number=1, name="aggregate", task_type="h3_raster_aggregation"),)
-
-    def plan(self, stage: Stage, parameters: AggregateRaster, previous: Sequence[TaskResult]) -> Iterable[TaskPlan]:
-        """One task with the job's parameters."""
-        return [TaskPlan(parameters=parameters.model_dump(mode="json"))]
-
-    def finalize(self, parameters: AggregateRaster, results: Sequence[TaskResult]) -> Mapping[str, Any]:
-        """The result of the task."""
-        return dict(results[-1].result_data or {}) if results else {}
 
 
 JOBS: tuple[JobDefinition[Any], ...] = (

@@ -63,8 +63,8 @@ class BootstrapGrid(JobParameters):
     """Parameters of ``bootstrap_h3_docker``, ``bootstrap_h3_triggered`` and ``bootstrap_h3_fanout``."""
 
     area: AreaParameter = Field(
-        description="What the grid covers: an ISO 3166 alpha-3 country code (or `LAND`, all land), a bbox [west, south, "
-        "east, north] in degrees (west > east crosses the antimeridian), a GeoJSON object of polygons, or the path or "
+        description="What the grid covers: an ISO 3166 alpha-3 country code (or `LAND`, all land), a bbox [west, "
+        "south, east, north] in degrees (west > east crosses the antimeridian), a GeoJSON object of polygons, or the path or "
         "http(s) URL of a GeoJSON file."
     )
     grid_id: GridId | None = Field(
@@ -77,24 +77,27 @@ class BootstrapGrid(JobParameters):
     method: Method = Field(
         default=Method.POLYFILL,
         description="`polyfill`: each resolution by containment in the area. `cascade`: all descendants of the base "
-        "cells, an exact hierarchy that covers the base cells, not the area. `filtered_cascade`: the descendants of the "
-        "overlapping base cells that belong to the area by containment.",
+        "cells, an exact hierarchy that covers the base cells, not the area. `filtered_cascade`: the descendants of "
+        "the overlapping base cells that belong to the area by containment.",
     )
     containment: Containment | None = Field(
         default=None,
-        description="When a cell belongs to the area: its `center` lies in it, it lies in it in `full`, or they `overlap`. "
-        "Decides the base cells alone in a cascade. Default: `overlap` in a cascade, else `center`.",
+        description="When a cell belongs to the area: its `center` lies in it, all of it does (`full`), or they "
+        "`overlap`. Decides the base cells alone in a cascade. Default: `overlap` in a cascade, else `center`.",
     )
     max_cells: int = Field(
         default=100_000_000, ge=1, description="Refuse a grid that is estimated to have more cells than this."
     )
     batch_cells: int = Field(
-        default=500_000, ge=1_000, le=2_000_000, description="Most cells saved in one transaction: what a kill can cost."
+        default=500_000,
+        ge=1_000,
+        le=2_000_000,
+        description="Most cells saved in one transaction: what a kill can cost.",
     )
     repair_geometry: bool = Field(default=False, description="Make invalid polygons valid instead of refusing them.")
     expected_country: str | None = Field(
         default=None,
-        description="Refuse an area that shares nothing with this country (alpha-3): a guard against swapped coordinates.",
+        description="Refuse an area that shares nothing with this country (alpha-3): a guard against swapped axes.",
     )
     replace: bool = Field(
         default=False, description="Drop a grid of the same id that has another definition, instead of refusing."
@@ -156,7 +159,9 @@ class ExportGrid(JobParameters):
     """Parameters of ``h3_export``."""
 
     grid_id: GridId = Field(description="A complete grid.")
-    formats: tuple[ExportFormat, ...] = Field(default=(ExportFormat.PARQUET,), min_length=1, description="What to write.")
+    formats: tuple[ExportFormat, ...] = Field(
+        default=(ExportFormat.PARQUET,), min_length=1, description="What to write."
+    )
     resolutions: tuple[Resolution, ...] | None = Field(default=None, description="Which resolutions. Default: all.")
 
 
@@ -186,7 +191,9 @@ class AggregateRaster(JobParameters):
         default=None, max_length=200, description="Name of the set of statistics. Default: file, band and options."
     )
     categorical: bool = Field(default=False, description="Also find the mode: the value with the largest weight.")
-    weighting: Weighting = Field(default=Weighting.PIXEL, description="`pixel`: each counts 1. `area`: its square metres.")
+    weighting: Weighting = Field(
+        default=Weighting.PIXEL, description="`pixel`: each counts 1. `area`: its square metres."
+    )
     assignment: Assignment = Field(
         default=Assignment.AUTO,
         description="`pixel_centers`: pixels whose centre lies in the cell. `cell_centers`: the pixel that the cell's "

@@ -61,7 +61,7 @@ class GridPlan:
         """How many cells of a resolution belong to the area, whatever the grid's method."""
         return sum(count(self.region, part, resolution, mode) for part in self._parts(bits.base_cells(), resolution))
 
-    def overlap_count(self, resolution: int, mode: Containment) -> int:
+    def cascade_count(self, resolution: int, mode: Containment) -> int:
         """How many cells of the cascade belong to the area."""
         own = min(resolution, self.spec.base_resolution)
         base = self.base_cells if own == self.spec.base_resolution else bits.base_cells()
