@@ -64,8 +64,8 @@ class BootstrapGrid(JobParameters):
 
     area: AreaParameter = Field(
         description="What the grid covers: an ISO 3166 alpha-3 country code (or `LAND`, all land), a bbox [west, "
-        "south, east, north] in degrees (west > east crosses the antimeridian), a GeoJSON object of polygons, or the path or "
-        "http(s) URL of a GeoJSON file."
+        "south, east, north] in degrees (west > east crosses the antimeridian), a GeoJSON object of polygons, or the path "
+        "or http(s) URL of a GeoJSON file."
     )
     grid_id: GridId | None = Field(
         default=None, description="Name of the grid. Default: made from the area, the method and the resolutions."
