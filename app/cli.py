@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 
 from app.cli_show import jobs_table, print_job, print_json, watch
+from app.composition import Role
 from app.health import version
 from app.session import Session, open_session
 from app.settings import LogFormat, OrchestrationMode, Settings
@@ -255,7 +256,7 @@ def doctor(data_dir: Path | None, as_json: bool) -> None:
 @as_json
 def demo(force: bool, source: Path | None, data_dir: Path | None, as_json: bool) -> None:
     """Turn a real raster into a validated COG with a STAC item and a preview, on an embedded PostgreSQL."""
-    from app.embedded import run_demo
+    from app.processes import run_demo
 
     settings = settings_from(
         data_dir,
@@ -275,10 +276,33 @@ def demo(force: bool, source: Path | None, data_dir: Path | None, as_json: bool)
 @data_dir
 def dev(host: str | None, port: int | None, data_dir: Path | None) -> None:
     """Serve everything in one process: API, embedded PostgreSQL, queues in memory, workers."""
-    from app.embedded import run_dev
+    from app.processes import run_dev
 
     overrides = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     run_dev(settings_from(data_dir, docker_orchestration_mode=OrchestrationMode.IN_MEMORY, **overrides), Console())
+
+
+@cli.command()
+@click.option("--host", help="Address to listen on (default: HOST or 127.0.0.1).")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on (default: PORT or 8080).")
+def worker(host: str | None, port: int | None) -> None:
+    """Run long tasks: polls the queue, or takes POST /task/start, as DOCKER_ORCHESTRATION_MODE says."""
+    _serve(Role.WORKER, host, port)
+
+
+@cli.command()
+@click.option("--host", help="Address to listen on (default: HOST or 127.0.0.1).")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on (default: PORT or 8080).")
+def orchestrator(host: str | None, port: int | None) -> None:
+    """Take jobs, plan their stages and run short tasks: the Function App's parts as a process."""
+    _serve(Role.ORCHESTRATOR, host, port)
+
+
+def _serve(role: Role, host: str | None, port: int | None) -> None:
+    from app.processes import run_process
+
+    overrides: dict[str, Any] = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    run_process(settings_from(None, **overrides), role, Console())
 
 
 def main() -> None:

@@ -9,23 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import threading
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 from core.docker_context import ArtifactCheck
-from core.errors import Fault, InvalidInput, TransientError
+from core.errors import Fault, InvalidInput, StoreUnavailable, TransientError
 from core.ports import CheckpointStore
 from core.records import Checkpoint, Claim
 from core.stopping import StopReason, StopToken
+from infrastructure.item_log import BufferedItemLog
 
 logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
-_CHUNK = 1 << 20
 
 
 class ShutdownEvent(Protocol):
@@ -58,8 +57,20 @@ class CheckpointManager:
     @property
     def _checkpoint(self) -> Checkpoint:
         if self._loaded is None:
-            self._loaded = _verified(self._store.load_checkpoint(self._claim))
+            stored = self._store.load_checkpoint(self._claim)
+            self._loaded = _verified(stored)
+            if self._loaded != stored:
+                self._roll_back(self._loaded)
         return self._loaded
+
+    def _roll_back(self, to: Checkpoint) -> None:
+        """Forget what was saved after phase ``to.phase``, items included. Dying half-way forgets more, never less."""
+        kept = {phase: dict(self._store.load_items(self._claim, phase)) for phase in range(1, to.phase + 1)}
+        self._store.clear_checkpoint(self._claim)
+        self._store.save_checkpoint(self._claim, to)
+        for phase, items in kept.items():
+            if items:
+                self._store.save_items(self._claim, phase, items)
 
     @property
     def phase(self) -> int:
@@ -106,8 +117,7 @@ class CheckpointManager:
         if validate_artifact is not None and not validate_artifact():
             raise ArtifactInvalid(f"the artifact of phase {phase} did not pass its check")
         facts = {str(path): {**_facts(path, phase), "phase": phase} for path in artifacts}
-        for log in self._items.values():
-            log.flush()
+        self.flush()
         self._write(
             Checkpoint(
                 phase=phase,
@@ -128,6 +138,7 @@ class CheckpointManager:
     def items(self, phase: int) -> BufferedItemLog:
         """The finished items of ``phase``."""
         if phase not in self._items:
+            _ = self._checkpoint  # loading may find that this phase must be done again
             done = dict(self._store.load_items(self._claim, phase))
             self._items[phase] = BufferedItemLog(
                 self._claim, self._store, phase, done=done, flush_seconds=self._item_flush_seconds
@@ -138,6 +149,19 @@ class CheckpointManager:
         """Save items that are still buffered."""
         for log in self._items.values():
             log.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Save what is buffered. When the store is away the items since the last save are done again."""
+        for log in self._items.values():
+            try:
+                log.close()
+            except StoreUnavailable as fault:
+                logger.warning("finished items were not saved: %s", fault, extra={"action": "checkpoint.unsaved"})
 
     def set_shutdown_event(self, event: ShutdownEvent) -> None:
         """Also listen to ``event``."""
@@ -160,72 +184,20 @@ class CheckpointManager:
 
     def reset(self) -> None:
         """Forget everything saved: the task starts over."""
+        for log in self._items.values():
+            log.discard()
+        self._items.clear()
         self._store.clear_checkpoint(self._claim)
         self._loaded = Checkpoint(schema_version=SCHEMA_VERSION)
-        self._items.clear()
 
 
-class BufferedItemLog:
-    """Finished items of one phase, written in bulk about once a second. Thread-safe."""
-
-    def __init__(
-        self,
-        claim: Claim,
-        store: CheckpointStore,
-        phase: int,
-        *,
-        done: dict[str, Mapping[str, Any]],
-        flush_seconds: float,
-        flush_items: int = 1000,
-    ) -> None:
-        self._claim = claim
-        self._store = store
-        self._phase = phase
-        self._done = done
-        self._buffer: dict[str, Mapping[str, Any]] = {}
-        self._flush_seconds = flush_seconds
-        self._flush_items = flush_items
-        self._last_flush = time.monotonic()
-        self._lock = threading.Lock()
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._done
-
-    def __len__(self) -> int:
-        return len(self._done)
-
-    def get(self, key: str) -> Mapping[str, Any] | None:
-        """What was recorded for a finished item, or None."""
-        return self._done.get(key)
-
-    def items(self) -> Iterable[tuple[str, Mapping[str, Any]]]:
-        """All finished items with what was recorded."""
-        return list(self._done.items())
-
-    def mark(self, key: str, data: Mapping[str, Any] | None = None) -> None:
-        """Record an item as finished."""
-        with self._lock:
-            self._done[key] = self._buffer[key] = dict(data or {})
-            due = len(self._buffer) >= self._flush_items or time.monotonic() - self._last_flush >= self._flush_seconds
-        if due:
-            self.flush()
-
-    def flush(self) -> None:
-        """Save what is buffered, now."""
-        with self._lock:
-            if self._buffer:
-                self._store.save_items(self._claim, self._phase, self._buffer)
-                self._buffer = {}
-            self._last_flush = time.monotonic()
-
-
-def _facts(path: Path, phase: int) -> dict[str, Any]:
+def _facts(path: Path, phase: int, *, expected_size: int | None = None) -> dict[str, Any]:
     try:
+        size = path.stat().st_size
+        if expected_size is not None and size != expected_size:
+            return {"size": size, "sha256": None}
         with path.open("rb") as file:
-            digest = hashlib.sha256()
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-            return {"size": file.tell(), "sha256": digest.hexdigest()}
+            return {"size": size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
     except OSError as error:
         raise ArtifactInvalid(f"the artifact {path} of phase {phase} cannot be read: {error}") from error
 
@@ -240,7 +212,7 @@ def _verified(checkpoint: Checkpoint) -> Checkpoint:
     for name, facts in sorted(checkpoint.artifacts.items(), key=lambda item: item[1]["phase"]):
         phase = int(facts["phase"])
         try:
-            found = _facts(Path(name), phase)
+            found = _facts(Path(name), phase, expected_size=facts["size"])
         except ArtifactInvalid as error:
             problem = str(error)
         else:

@@ -19,11 +19,11 @@ from core.errors import (
 )
 from core.handlers import HandlerSpec
 from core.ports import Execution, Raised, Returned
-from infrastructure.redaction import redact
+from infrastructure.redaction import json_ready, redact
 
 _MAX_MESSAGE = 4_000
 _MAX_TRACEBACK = 8_000
-MAX_RESULT_BYTES = 64 * 1024 * 1024
+MAX_RESULT_BYTES = 16 * 1024 * 1024
 
 # The same call would fail again: faults of the input or of the handler's own code.
 _PERMANENT = (
@@ -53,8 +53,6 @@ def call_handler(spec: HandlerSpec, parameters: Mapping[str, Any], context: Dock
         result = spec.call(parameters, context)
     except ClaimLost:
         raise
-    except (KeyboardInterrupt, GeneratorExit) as error:
-        return Raised(error=describe(error))
     except BaseException as error:  # noqa: BLE001 - a handler cannot hurt the worker, whatever it raises
         retry_after = error.retry_after if isinstance(error, TransientError) else None
         return Raised(error=describe(error), retry_after=retry_after)
@@ -65,12 +63,12 @@ def checked_result(task_type: str, result: Any) -> Execution:
     """A handler's return value as an Execution: a mapping with a boolean ``success`` that JSON can hold."""
     if not isinstance(result, Mapping):
         return _violation(task_type, f"returned {type(result).__name__}, not a mapping")
-    if not isinstance(result.get("success"), bool) and not result.get("interrupted"):
-        return _violation(task_type, "returned no boolean 'success'")
     try:
-        text = json.dumps(result, allow_nan=False, default=_plain)
-    except (TypeError, ValueError, RecursionError) as error:
-        return _violation(task_type, f"returned what JSON cannot hold: {error}")
+        if not isinstance(result.get("success"), bool) and not result.get("interrupted"):
+            return _violation(task_type, "returned no boolean 'success'")
+        text = json.dumps(dict(result), allow_nan=False, default=_plain)
+    except Exception as error:  # noqa: BLE001 - the values' own code runs here
+        return _violation(task_type, f"returned what JSON cannot hold: {_text(error)}")
     if len(text) > MAX_RESULT_BYTES:
         return _violation(task_type, f"returned {len(text)} bytes of result; at most {MAX_RESULT_BYTES} are kept")
     plain: dict[str, Any] = json.loads(text)
@@ -83,7 +81,7 @@ def checked_result(task_type: str, result: Any) -> Execution:
             message=redact(str(message))[:_MAX_MESSAGE],
             retryable=plain.get("retryable") is True,
             code=plain.get("code") if isinstance(plain.get("code"), str) else None,
-            details={"result": plain},
+            details={"result": json_ready(plain)},
         )
     )
 
@@ -109,33 +107,43 @@ def _info(
     details: Mapping[str, Any] | None = None,
     trace: bool = False,
 ) -> ErrorInfo:
-    cause = error.__cause__
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return ErrorInfo(
         type=type(error).__name__,
         message=redact(_text(error) or type(error).__name__)[:_MAX_MESSAGE],
         retryable=retryable,
-        code=code,
+        code=code if isinstance(code, str) else None,
         cause=None if cause is None else redact(f"{type(cause).__name__}: {_text(cause)}")[:_MAX_MESSAGE],
-        traceback=redact("".join(traceback.format_exception(error)))[-_MAX_TRACEBACK:] if trace else None,
-        details=json.loads(redact(json.dumps(details or {}, default=_plain))),
+        traceback=redact(_traceback(error))[-_MAX_TRACEBACK:] if trace else None,
+        details=json_ready(details or {}),
     )
+
+
+def _traceback(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error, limit=-40))
+    except Exception:  # noqa: BLE001 - the frames' own source may be gone
+        return "(the traceback cannot be shown)"
 
 
 def _text(error: BaseException) -> str:
     try:
+        if isinstance(error, SystemExit):
+            return f"the handler called sys.exit({error.code!r})"
         return str(error)
     except Exception:  # noqa: BLE001 - an exception whose text fails is still an exception
         return "(the exception has no readable text)"
 
 
 def _plain(value: object) -> object:
-    """numpy scalars, paths, moments and sets as JSON knows them."""
+    """numpy scalars, paths, moments, sets and mappings as JSON knows them."""
     item = getattr(value, "item", None)
     if callable(item) and getattr(value, "shape", None) == ():
         return item()
-    for kind, convert in ((set, sorted), (frozenset, sorted), (tuple, list)):
-        if isinstance(value, kind):
-            return convert(value)
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if isinstance(value, Mapping):
+        return dict(value)
     if hasattr(value, "__fspath__"):
         return str(value)
     isoformat = getattr(value, "isoformat", None)

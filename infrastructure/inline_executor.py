@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from core.docker_context import DockerTaskContext
+from core.errors import StoreUnavailable, UnknownTaskType
 from core.handlers import HandlerRegistry
-from core.ports import CheckpointStore, Execution
+from core.ports import CheckpointStore, Execution, Raised
 from core.records import Claim, Progress
 from core.stopping import StopReason, StopToken
 from infrastructure.checkpoint_manager import CheckpointManager
-from infrastructure.handler_call import call_handler
+from infrastructure.handler_call import call_handler, describe
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +33,18 @@ class HandlerParts:
     services: Mapping[str, Any]
 
 
-def run_claimed(claim: Claim, parts: HandlerParts, stop: StopToken) -> Execution:
+def run_claimed(
+    claim: Claim, parts: HandlerParts, stop: StopToken, *, progressed: Callable[[Progress], None] | None = None
+) -> Execution:
     """Run a claimed task's handler here, with a context of its own.
+
+    Progress that cannot be saved because the store is away is dropped: it is a courtesy, and the work goes on.
+
+    Args:
+        claim: the task and the right to run it.
+        parts: what handlers are run with.
+        stop: asks the handler to stop.
+        progressed: also told of the progress.
 
     Raises:
         ClaimLost: when another attempt owns the task.
@@ -39,7 +53,12 @@ def run_claimed(claim: Claim, parts: HandlerParts, stop: StopToken) -> Execution
     checkpoint = CheckpointManager(claim, parts.checkpoints, stop)
 
     def save_progress(progress: Progress) -> None:
-        parts.checkpoints.save_progress(claim, progress)
+        if progressed is not None:
+            progressed(progress)
+        try:
+            parts.checkpoints.save_progress(claim, progress)
+        except StoreUnavailable as error:
+            logger.warning("progress was not saved: %s", error, extra={"action": "progress.dropped"})
 
     context = DockerTaskContext(
         task_id=task.task_id,
@@ -55,9 +74,12 @@ def run_claimed(claim: Claim, parts: HandlerParts, stop: StopToken) -> Execution
         work_path=parts.work_root / task_directory(task.task_id),
         services=parts.services,
     )
-    execution = call_handler(parts.handlers[task.task_type], task.parameters, context)
-    checkpoint.flush()
-    return execution
+    try:
+        spec = parts.handlers[task.task_type]
+    except UnknownTaskType as error:
+        return Raised(error=describe(error))
+    with checkpoint:
+        return call_handler(spec, task.parameters, context)
 
 
 def task_directory(task_id: str) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from core.handlers import HandlerRegistry
 from core.jobs import JobRegistry
-from services import hello_world
+from services import hello_world, single_task
+from services.raster import registry as raster
 
 
 def handler_registry() -> HandlerRegistry:
     """Every task type."""
-    return HandlerRegistry((*hello_world.HANDLERS,))
+    return HandlerRegistry((*hello_world.HANDLERS, *raster.HANDLERS))
 
 
 def job_registry() -> JobRegistry:
     """Every job type, aliases included."""
-    return JobRegistry((*hello_world.JOBS,))
+    return JobRegistry((*hello_world.JOBS, single_task.SingleTaskJob(), *raster.JOBS))

@@ -88,9 +88,7 @@ def start_application(database_url: str, settings: Settings) -> Iterator[Callabl
     started: list[Application] = []
 
     def start(**overrides: object) -> Application:
-        application = compose(
-            settings.model_copy(update=overrides), Role.EMBEDDED, database_url=database_url
-        )
+        application = compose(settings.model_copy(update=overrides), Role.EMBEDDED, database_url=database_url)
         application.lifecycle.start()
         started.append(application)
         return application

@@ -265,6 +265,8 @@ def _encode_map(pairs: dict[Any, Any]) -> bytes:
 
 _ARRAY_LAYOUTS: dict[type, tuple[int, Callable[[Any], bytes]]] = {
     type(None): (0x40, lambda _: b""),
+    bool: (0x56, lambda value: b"\x01" if value else b"\x00"),
+    float: (0x82, _F64.pack),
     int: (0x81, _I64.pack),
     Int: (0x71, _I32.pack),
     UInt: (0x70, _U32.pack),

@@ -49,7 +49,7 @@ from testing.emulator.session import Session
 _MAX_FRAME_SIZE = 65536
 _MECHANISMS = Array(Symbol, (Symbol("ANONYMOUS"), Symbol("PLAIN"), Symbol("MSSBCBS"), Symbol("EXTERNAL")))
 _SASL_OK, _SASL_AUTH = 0, 1
-_CLOSE_GRACE = 2.0
+_CLOSE_GRACE = 0.5
 
 
 class Wire(Protocol):
@@ -216,6 +216,8 @@ class Connection:
             case Detach() as body:
                 self._session(found.channel).on_detach(body)
             case Begin() as body:
+                if found.channel in self._sessions:
+                    raise Refusal(NOT_ALLOWED, f"a session has begun on channel {found.channel} already")
                 session = self._sessions[found.channel] = Session(self, found.channel, body)
                 session.open()
             case End():
@@ -269,7 +271,7 @@ class Connection:
         except Refusal as refusal:
             self._refuse(session, attach, refusal)
             return
-        session.links[attach.handle] = link
+        session.add(link)
         session.send(self._echo(attach, initial_delivery_count=0 if attach.role else None))
         if isinstance(link, Inlet):
             link.open()

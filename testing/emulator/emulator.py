@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+from uuid import uuid4
 
 from testing.emulator.clock import Clock
 from testing.emulator.conditions import CONNECTION_FORCED, DETACH_FORCED
 from testing.emulator.config import EmulatorConfig, load_config
 from testing.emulator.faults import Budget, LostAck
+from testing.emulator.message import new_message
 from testing.emulator.performatives import AmqpError
 from testing.emulator.queue import Queue
 from testing.emulator.records import (
@@ -92,6 +94,11 @@ class ServiceBusEmulator:
             f"SharedAccessKey={self.config.key};UseDevelopmentEmulator=true;"
         )
 
+    @property
+    def custom_endpoint_address(self) -> str:
+        """What a client over WebSocket (``TransportType.AmqpOverWebsocket``) needs as well, to find the port."""
+        return f"sb://{self.host}:{self.port}"
+
     # --- time
 
     def advance(self, by: timedelta) -> None:
@@ -115,6 +122,30 @@ class ServiceBusEmulator:
                 raise TimeoutError(f"the condition did not hold within {timeout:g} s")
             with self._server.changed:
                 self._server.changed.wait(min(left, 0.05))
+
+    # --- messages
+
+    def send(
+        self,
+        queue: str,
+        body: bytes | str,
+        *,
+        message_id: str | None = None,
+        application_properties: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Put a message into the queue without a client; ``message_id`` None makes one up."""
+        message = new_message(
+            body.encode() if isinstance(body, str) else body,
+            message_id=message_id or str(uuid4()),
+            application_properties=dict(application_properties or {}),
+        )
+
+        def put() -> None:
+            found = self._find(queue)
+            found.enqueue(message)
+            found.pump()
+
+        self._server.call(put)
 
     # --- looking in
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from testing.emulator.performatives import Attach, Detach, Flow, Transfer
+from testing.emulator.performatives import Attach, Flow, Transfer
 
 if TYPE_CHECKING:
     from testing.emulator.queue import Entry, Queue
@@ -111,7 +111,7 @@ class Outlet(Link):
     def on_flow(self, flow: Flow) -> None:
         if flow.link_credit is not None:
             base = flow.delivery_count if flow.delivery_count is not None else 0
-            self.credit = max(0, _serial(base + flow.link_credit - self.delivery_count))
+            self.credit = max(0, serial_difference(base + flow.link_credit, self.delivery_count))
         self._drain = bool(flow.drain)
         while self._waiting and self.credit > 0:
             self._transmit(uuid4().bytes, self._waiting.popleft(), settled=True)
@@ -169,10 +169,6 @@ class QueueOutlet(Outlet):
             self.queue.consumers.remove(self)
 
 
-def detach_frame(link: Link, error: Any) -> Detach:
-    return Detach(link.handle, closed=True, error=error)
-
-
-def _serial(number: int) -> int:
-    """A 32-bit serial number difference as a signed number (RFC 1982)."""
-    return (number + 0x80000000 & 0xFFFFFFFF) - 0x80000000
+def serial_difference(later: int, earlier: int) -> int:
+    """How far one 32-bit serial number is ahead of another (RFC 1982); negative when it is behind."""
+    return ((later - earlier + 0x80000000) & 0xFFFFFFFF) - 0x80000000

@@ -25,6 +25,8 @@ class Answer:
     description: str
     value: Any = None
     condition: str | None = None
+    settled: bool = False
+    """It tells that messages were settled."""
 
     def encode(self, correlation_id: Any) -> bytes:
         properties: dict[str, Any] = {"statusCode": Int(self.status), "statusDescription": self.description}
@@ -115,7 +117,7 @@ def _update_disposition(queue: Queue, body: dict[str, Any]) -> Answer:
     for token in _tokens(body):
         queue.settle(token, settlement)
     queue.pump()
-    return Answer(200, "OK")
+    return Answer(200, "OK", settled=True)
 
 
 def _settlement(body: dict[str, Any]) -> Settlement:

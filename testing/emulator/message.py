@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from testing.emulator.codec import CodecError, Described, Symbol, UByte, UInt, ULong, decode, encode
+from testing.emulator.codec import Array, CodecError, Described, Symbol, UByte, UInt, ULong, decode, encode
 
 _HEADER, _DELIVERY_ANNOTATIONS, _MESSAGE_ANNOTATIONS, _PROPERTIES, _APPLICATION_PROPERTIES = range(0x70, 0x75)
 _DATA, _SEQUENCE, _VALUE, _FOOTER = range(0x75, 0x79)
@@ -72,14 +72,26 @@ def parse_message(data: bytes) -> Message:
                 message |= {"durable": bool(durable), "priority": 4 if priority is None else int(priority)}
                 message["ttl_milliseconds"] = None if ttl is None else int(ttl)
             case 0x72:
-                message["annotations"] = dict(value or {})
+                message["annotations"] = _encodable(value)
             case 0x73:
                 message |= {"properties": value, "raw_properties": raw}
             case 0x74:
-                message["application_properties"] = dict(value or {})
+                message["application_properties"] = _encodable(value)
             case 0x75 | 0x76 | 0x77 | 0x78:
                 body.append(raw)
     return Message(**message, raw_body=b"".join(body))
+
+
+def new_message(body: bytes, *, message_id: str | None, application_properties: dict[str, Any]) -> Message:
+    """A message with one data section. Raises CodecError for a property that AMQP has no type for."""
+    properties = [message_id]
+    encode(application_properties)
+    return Message(
+        properties=properties,
+        application_properties=application_properties,
+        raw_properties=_section(_PROPERTIES, properties),
+        raw_body=_section(_DATA, body),
+    )
 
 
 def split_batch(data: bytes) -> list[bytes]:
@@ -91,6 +103,16 @@ def response_message(correlation_id: Any, properties: dict[str, Any], value: Any
     """A management or token response: what it answers, its status properties, and a value for a body."""
     head: list[Any] = [None] * 5 + [correlation_id]
     return _section(_PROPERTIES, head) + _section(_APPLICATION_PROPERTIES, properties) + _section(_VALUE, value)
+
+
+def _encodable(value: Any) -> dict[Any, Any]:
+    """A map that can be written again as it was read. Raises CodecError."""
+    if not isinstance(value, dict | None):
+        raise CodecError(f"the section must hold a map, not {type(value).__name__}")
+    for item in (value or {}).values():
+        if isinstance(item, Array | list | dict | Described):
+            encode(item)
+    return value or {}
 
 
 def _section(code: int, value: Any) -> bytes:

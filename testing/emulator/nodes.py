@@ -106,6 +106,10 @@ class Nodes:
         request = parse_message(delivery.payload)
         link.session.acknowledge(delivery, Accepted())
         answer = self._management.answer(self._broker.find(link.path or ""), request)
+        if answer.settled and (lost := self._faults.take_lost_settlement_ack()) is not None:
+            if lost.drop_connection:
+                self._client.reset()
+            return
         self._reply(link, request.reply_to, answer.encode(request.message_id))
 
     def _on_token(self, link: Inlet, delivery: Delivery) -> None:

@@ -26,8 +26,10 @@ class Server:
     def __init__(self, config: EmulatorConfig, clock: Clock, host: str, port: int) -> None:
         self.host = host
         self.port = port
-        self.broker = Broker(config, clock)
-        self.faults = Faults()
+        self.broker: Broker
+        self.faults: Faults
+        self._config = config
+        self._clock = clock
         self.streams: list[ClientStream] = []
         self.changed = threading.Condition()
         self._authority = Authority(config)
@@ -43,9 +45,11 @@ class Server:
         return self._thread is not None
 
     def start(self) -> None:
-        """Listen. Raises OSError when the port is taken, RuntimeError when already started."""
+        """Listen, with empty queues and no faults. Raises OSError when the port is taken, RuntimeError when running."""
         if self._thread is not None:
             raise RuntimeError("the emulator is running already")
+        self.broker = Broker(self._config, self._clock)
+        self.faults = Faults()
         started: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, args=(started,), name="service-bus-emulator", daemon=True)
         self._thread.start()

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from testing.emulator.conditions import DEAD_LETTER, INVALID_FIELD, UNATTACHED_HANDLE, Refusal
 from testing.emulator.faults import LostAck
-from testing.emulator.links import RECEIVER, SENDER, Delivery, Inlet, Link, Outlet
+from testing.emulator.links import RECEIVER, SENDER, Delivery, Inlet, Link, Outlet, serial_difference
 from testing.emulator.performatives import (
     Accepted,
     AmqpError,
@@ -119,7 +119,7 @@ class Session:
 
     def on_flow(self, flow: Flow) -> None:
         base = flow.next_incoming_id if flow.next_incoming_id is not None else 0
-        self._remote_window = max(0, (base + flow.incoming_window - self._next_outgoing_id) & 0xFFFFFFFF)
+        self._remote_window = max(0, serial_difference(base + flow.incoming_window, self._next_outgoing_id))
         self._flush()
         if flow.handle is not None:
             self._link(flow.handle).on_flow(flow)
@@ -150,7 +150,11 @@ class Session:
         if disposition.role is not RECEIVER:
             return
         last = disposition.last if disposition.last is not None else disposition.first
-        for delivery_id in [one for one in self._unsettled if disposition.first <= one <= last]:
+        if last == disposition.first:
+            named = [last] if last in self._unsettled else []
+        else:
+            named = [one for one in self._unsettled if disposition.first <= one <= last]
+        for delivery_id in named:
             self._settle(delivery_id, disposition)
 
     def _settle(self, delivery_id: int, disposition: Disposition) -> None:
@@ -174,6 +178,13 @@ class Session:
             self._peer.reset()
 
     # --- what links need
+
+    def add(self, link: Link) -> None:
+        """Take a link in; one that has its handle already is gone."""
+        before = self.links.pop(link.handle, None)
+        if before is not None:
+            self._leave(before)
+        self.links[link.handle] = link
 
     def acknowledge(self, delivery: Delivery, outcome: Record) -> None:
         """Tell a sending client what became of its message."""

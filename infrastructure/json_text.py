@@ -1,0 +1,38 @@
+"""Python values as JSON text that jsonb accepts. Stores in memory keep values the same way, so that they agree."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def dumps(value: Any) -> str:
+    """Compact JSON; characters that jsonb cannot hold (NUL, lone surrogates) become U+FFFD.
+
+    Raises:
+        ValueError: for NaN and infinities.
+        TypeError: for what JSON has no form for.
+    """
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    if "\\u0000" not in text and "\\ud" not in text:
+        return text
+    return json.dumps(_clean(value), allow_nan=False, separators=(",", ":"))
+
+
+def clean(text: str) -> str:
+    """``text`` without the characters that PostgreSQL cannot hold; file names and native error texts may have them."""
+    if "\x00" not in text and text.isascii():
+        return text
+    return text.replace("\x00", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _clean(value: Any) -> Any:
+    match value:
+        case str():
+            return clean(value)
+        case dict():
+            return {_clean(key): _clean(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_clean(item) for item in value]
+        case _:
+            return value

@@ -1,0 +1,36 @@
+"""The raster handlers. Light to import: each loads GDAL when it runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from core.docker_context import DockerTaskContext
+from services.raster.parameters import CreateCog, CreateStacItem, ProcessRaster, ValidateRaster
+
+
+def validate_raster(params: ValidateRaster, context: DockerTaskContext) -> dict[str, Any]:
+    """Inspect a raster without reading all of it; see :func:`services.raster.validation.validate`."""
+    from services.raster.steps import run_validation
+
+    return run_validation(params, context)
+
+
+def create_cog(params: CreateCog, context: DockerTaskContext) -> dict[str, Any]:
+    """Make a Cloud Optimized GeoTIFF; see :func:`services.raster.cog.create_cog`."""
+    from services.raster.steps import run_cog
+
+    return run_cog(params, context)
+
+
+def create_stac_item(params: CreateStacItem, context: DockerTaskContext) -> dict[str, Any]:
+    """Describe a COG in a STAC item with a thumbnail; see :func:`services.raster.stac.build_item`."""
+    from services.raster.steps import run_stac
+
+    return run_stac(params, context)
+
+
+def process_raster_complete(params: ProcessRaster, context: DockerTaskContext) -> dict[str, Any]:
+    """Validate, COG and STAC in one task with checkpointed phases."""
+    from services.raster.complete import process
+
+    return process(params, context)

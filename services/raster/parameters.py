@@ -1,0 +1,199 @@
+"""Parameters of the raster handlers and jobs. Their JSON Schemas are what forms and clients are built from."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import Annotated, Literal
+from urllib.parse import parse_qsl, urlsplit
+
+from pydantic import AfterValidator, AwareDatetime, Field
+
+from core.jobs import JobParameters
+
+
+class RasterType(StrEnum):
+    """What the pixels mean; decides compression, resampling and stretch."""
+
+    RGB = "rgb"
+    RGBA = "rgba"
+    DEM = "dem"
+    CATEGORICAL = "categorical"
+    MULTISPECTRAL = "multispectral"
+    NIR = "nir"
+    SINGLE_BAND = "single_band"
+
+
+class Compression(StrEnum):
+    """Codec of the COG. ``jpeg``, and ``webp`` below quality 100, lose information."""
+
+    DEFLATE = "deflate"
+    ZSTD = "zstd"
+    LZW = "lzw"
+    NONE = "none"
+    JPEG = "jpeg"
+    WEBP = "webp"
+
+
+class Resampling(StrEnum):
+    """How pixels are resampled. ``nearest`` and ``mode`` make no new values."""
+
+    NEAREST = "nearest"
+    MODE = "mode"
+    BILINEAR = "bilinear"
+    CUBIC = "cubic"
+    CUBIC_SPLINE = "cubic_spline"
+    LANCZOS = "lanczos"
+    AVERAGE = "average"
+
+
+_SIGNATURES = frozenset({"sig", "signature", "token", "access_token", "x-amz-signature", "x-goog-signature"})
+
+
+def without_secrets(url: str) -> str:
+    """``url`` itself; parameters are stored and shown, so that a URL with a credential in it is refused.
+
+    Raises:
+        ValueError: when it carries a user, a password or a signature.
+    """
+    if "\0" in url:
+        raise ValueError("must not contain a NUL character")
+    if "://" not in url:
+        return url
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ValueError("is not a URL that can be parsed") from None
+    if "@" in parts.netloc:
+        raise ValueError("must not contain a user name or password; the worker signs in itself")
+    if any(name.lower() in _SIGNATURES for name, _ in parse_qsl(parts.query, keep_blank_values=True)):
+        raise ValueError("must not contain a signature or token (SAS); the worker signs when it reads")
+    return url
+
+
+_CRS_CODE = re.compile(r"^[A-Za-z][A-Za-z0-9_]*:[A-Za-z0-9_.+:-]+$")
+_CRS_WKT = re.compile(r"^\s*[A-Za-z_]+\s*\[")
+_CRS_FILE_REFERENCE = re.compile(r"(?i)init\s*=|grids\s*=|file\s*=|@|://")
+
+
+def known_crs(text: str) -> str:
+    """``text`` itself when it names a horizontal coordinate reference system.
+
+    Codes (``EPSG:32633``), WKT, PROJJSON and PROJ strings are read; what would make PROJ open files is refused.
+
+    Raises:
+        ValueError: saying what is wrong and what is allowed.
+    """
+    from pyproj import CRS
+    from pyproj.exceptions import CRSError
+
+    text = text.strip()
+    form = _CRS_CODE.match(text) or _CRS_WKT.match(text) or text.startswith(("{", "+proj="))
+    if not form or _CRS_FILE_REFERENCE.search(text):
+        raise ValueError(
+            f"{text[:80]!r} is not a coordinate reference system; give a code such as EPSG:32633, or WKT, PROJJSON or "
+            "a PROJ string without file references"
+        )
+    try:
+        crs = CRS.from_user_input(text)
+    except CRSError:
+        raise ValueError(
+            f"{text[:80]!r} is not a known coordinate reference system; give for example EPSG:4326 or EPSG:32633"
+        ) from None
+    if not (crs.is_geographic or crs.is_projected):
+        raise ValueError(f"{text[:80]!r} is a {crs.type_name}; a geographic or projected one is needed")
+    return text
+
+
+SourceUrl = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=4096,
+        description="The raster to read: a path that the worker can open. Must not contain a signature or password.",
+        examples=["/mounts/etl-temp/incoming/scene.tif"],
+    ),
+    AfterValidator(without_secrets),
+]
+OutputDirectory = Annotated[
+    str | None,
+    Field(
+        min_length=1,
+        max_length=4096,
+        description="Directory for the outputs; each job has a directory of its own in it. Default: the worker's.",
+        examples=["/mounts/etl-temp/outputs"],
+    ),
+]
+CrsText = Annotated[str, Field(min_length=1, max_length=20_000), AfterValidator(known_crs)]
+InputCrs = Annotated[
+    CrsText | None,
+    Field(description="CRS of a source that has none of its own. Never overrides one.", examples=["EPSG:32633"]),
+]
+TargetCrs = Annotated[
+    CrsText | None,
+    Field(
+        description="CRS of the COG. Left out, the source's own is kept and no pixel resampled.", examples=["EPSG:4326"]
+    ),
+]
+
+
+class ReadParameters(JobParameters):
+    """What every raster handler needs to read its source."""
+
+    source_url: SourceUrl
+    input_crs: InputCrs = None
+
+
+class CogParameters(JobParameters):
+    """How the COG is made."""
+
+    target_crs: TargetCrs = None
+    raster_type: RasterType | None = Field(
+        default=None, description="What the pixels mean. Left out, it is detected; decides resampling and stretch."
+    )
+    compression: Compression = Field(default=Compression.DEFLATE, description="Codec. The default is lossless.")
+    quality: int = Field(default=85, ge=1, le=100, description="Quality of jpeg and webp; webp at 100 is lossless.")
+    resampling: Resampling | None = Field(
+        default=None, description="For reprojection. Default: nearest for categories, else bilinear."
+    )
+    overview_resampling: Resampling | None = Field(
+        default=None, description="For overviews. Default: nearest for categories, else average."
+    )
+    blocksize: Literal[128, 256, 512, 1024] = Field(default=512, description="Width and height of a block, in pixels.")
+
+
+class ItemParameters(JobParameters):
+    """What the STAC item says beyond what the raster itself knows."""
+
+    item_id: str | None = Field(
+        default=None, pattern=r"^[A-Za-z0-9._-]{1,128}$", description="Id of the item. Default: the source's file name."
+    )
+    acquired: AwareDatetime | None = Field(
+        default=None,
+        description="When the data was acquired, with time zone. Default: the raster's own tag, else the file's time.",
+    )
+
+
+class ValidateRaster(ReadParameters):
+    """Parameters of ``validate_raster``."""
+
+
+class CreateCog(ReadParameters, CogParameters):
+    """Parameters of ``create_cog``."""
+
+    output_dir: OutputDirectory = None
+
+
+class CreateStacItem(ItemParameters):
+    """Parameters of ``create_stac_item``."""
+
+    cog_path: str = Field(
+        min_length=1, max_length=4096, description="The COG to describe; the item is written beside it."
+    )
+    raster_type: RasterType | None = Field(default=None, description="What the pixels mean. Left out, it is detected.")
+
+
+class ProcessRaster(ReadParameters, CogParameters, ItemParameters):
+    """Parameters of ``process_raster_v2``, ``process_raster_docker`` and ``process_raster_complete``."""
+
+    output_dir: OutputDirectory = None

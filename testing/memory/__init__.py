@@ -1,0 +1,1 @@
+"""The state store in memory, statement for statement what the PostgreSQL adapter does."""

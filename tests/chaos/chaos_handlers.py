@@ -1,0 +1,338 @@
+"""Handlers that do what handlers must not, and the bootstrap that gives them to a child process."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from chaos_store import FileCheckpointStore
+
+from core.docker_context import DockerTaskContext
+from core.errors import PermanentError
+from core.handlers import HandlerRegistry, HandlerSpec
+from infrastructure.inline_executor import HandlerParts
+
+Result = dict[str, Any]
+_TABLE: dict[str, Callable[..., Any]] = {}
+
+
+def handler(function: Callable[..., Any]) -> Callable[..., Any]:
+    _TABLE[function.__name__] = function
+    return function
+
+
+@contextmanager
+def parts(arguments: Mapping[str, Any]) -> Iterator[HandlerParts]:
+    root = Path(arguments["root"])
+    if arguments.get("broken"):
+        raise RuntimeError("the bootstrap has a fault of its own")
+    specs = [HandlerSpec(task_type=name, handler=function) for name, function in _TABLE.items()]
+    yield HandlerParts(
+        handlers=HandlerRegistry(specs),
+        checkpoints=FileCheckpointStore(root / "checkpoints"),
+        work_root=root / "work",
+        services={"greeting": "hello"},
+    )
+    (root / f"closed-{os.getpid()}").touch()
+
+
+@handler
+def good(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    context.report_progress(100, "done")
+    return {"success": True, "pid": os.getpid(), "echo": params.get("echo"), "greeting": context.services["greeting"]}
+
+
+@handler
+def noop(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    return {"success": True}
+
+
+@handler
+def segfault(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    print("about to read address zero")
+    ctypes.string_at(0)
+    return {"success": True}
+
+
+@handler
+def exit_at_once(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    print("leaving", flush=True)
+    os._exit(params.get("code", 7))
+
+
+@handler
+def abort(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    os.abort()
+
+
+@handler
+def kill_itself(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    if (counter := params.get("oom_counter")) is not None:  # what the kernel does: count, then kill
+        Path(counter).write_text("oom 1\noom_kill 1\n")
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+    return {"success": True}
+
+
+@handler
+def kill_its_group(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    os.killpg(0, signal.SIGKILL)
+    time.sleep(60)
+    return {"success": True}
+
+
+@handler
+def hang(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    print("hanging")
+    Path(params["started"]).write_text(str(os.getpid())) if "started" in params else None
+    while True:
+        time.sleep(3600)
+
+
+@handler
+def hold_the_gil(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    Path(params["started"]).write_text(str(os.getpid())) if "started" in params else None
+    ctypes.PyDLL(None).usleep(int(params["seconds"] * 1e6))
+    return {"success": True}
+
+
+@handler
+def listen(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    """Waits for the stop as a good handler does."""
+    Path(params["started"]).write_text(str(os.getpid()))
+    if context.stop.wait(30):
+        return context.interrupted(reason=str(context.stop_reason))
+    return {"success": False, "error": "nobody asked"}
+
+
+@handler
+def listen_to_own_event(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    event = threading.Event()
+    context.checkpoint.set_shutdown_event(event)
+    event.set()
+    return context.interrupted() if context.checkpoint.is_shutdown_requested() else {"success": False}
+
+
+@handler
+def allocate(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    resource.setrlimit(resource.RLIMIT_AS, (params["limit"], resource.getrlimit(resource.RLIMIT_AS)[1]))
+    return {"success": True, "size": len(bytearray(2 * params["limit"]))}
+
+
+@handler
+def eat(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    ballast = bytearray(params["bytes"])
+    ballast[::4096] = b"x" * len(ballast[::4096])
+    context.stop.wait(30)
+    return context.interrupted(size=len(ballast))
+
+
+def _sleep_for_ever(_: int) -> None:
+    time.sleep(3600)
+
+
+@handler
+def leave_a_pool(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    pool = multiprocessing.get_context("fork").Pool(2)
+    pool.map_async(_sleep_for_ever, range(2))
+    time.sleep(0.1)
+    pids = [worker.pid for worker in pool._pool]  # type: ignore[attr-defined]
+    _TABLE["_kept"] = pool.terminate  # kept alive beyond the task
+    Path(params["pids"]).write_text(" ".join(map(str, pids)))
+    if params.get("then") == "exit":
+        os._exit(3)
+    if params.get("then") == "hang":
+        time.sleep(3600)
+    return {"success": True}
+
+
+@handler
+def use_a_pool(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        return {"success": True, "squares": pool.map(_square, range(10))}
+
+
+def _square(number: int) -> int:
+    logging.getLogger("chaos.pool").warning("squaring %d", number)
+    return number * number
+
+
+@handler
+def leave_a_daemon(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    """A process in a session of its own, orphaned: out of reach of a group kill."""
+    code = (
+        "import os, sys, time; pid = os.fork();"
+        "(open(sys.argv[1], 'w').write(str(pid)), os._exit(0)) if pid else time.sleep(3600)"
+    )
+    subprocess.run([sys.executable, "-c", code, params["pids"]], start_new_session=True, check=True)
+    return {"success": True}
+
+
+@handler
+def leave_threads(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    threading.Thread(target=time.sleep, args=(3600,), name="left-behind").start()
+    return {"success": True, "pid": os.getpid()}
+
+
+@handler
+def print_megabytes(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    line = "x" * 1000
+    for number in range(params["megabytes"] * 1000):
+        print(number, line)
+    sys.stdout.write("y" * 3_000_000)  # one line without an end
+    sys.stdout.flush()
+    print("\nthe last line")
+    if params.get("die"):
+        os._exit(9)
+    return {"success": True}
+
+
+@handler
+def return_what_it_must_not(params: dict[str, Any], context: DockerTaskContext) -> Any:
+    cyclic: dict[str, Any] = {"success": True}
+    cyclic["self"] = cyclic
+    return {
+        "object": {"success": True, "value": object()},
+        "nan": {"success": True, "value": float("nan")},
+        "lambda": lambda: None,
+        "nothing": None,
+        "no success": {"value": 1},
+        "cycle": cyclic,
+        "huge": {"success": True, "value": "x" * 17_000_000},
+        "bytes": {"success": True, "value": b"\x00"},
+    }[params["what"]]
+
+
+class Unpicklable(Exception):
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__("cannot be pickled")
+        self.lock = threading.Lock()
+
+    def __reduce__(self) -> Any:
+        raise TypeError("not this one")
+
+
+class Unreadable(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no text either")
+
+
+@handler
+def raise_what_it_must_not(params: dict[str, Any], context: DockerTaskContext) -> Any:
+    match params["what"]:
+        case "unpicklable":
+            raise Unpicklable(1, 2)
+        case "unreadable":
+            raise Unreadable
+        case "system exit":
+            sys.exit(5)
+        case "keyboard interrupt":
+            raise KeyboardInterrupt
+        case "base exception":
+            raise BaseException("the root of all")  # noqa: TRY002
+        case "generator exit":
+            raise GeneratorExit
+        case "memory error":
+            raise MemoryError
+        case "recursion":
+            return raise_what_it_must_not(params, context)
+        case "secret":
+            raise OSError("cannot open https://x.blob.core.windows.net/c/b.tif?sv=1&sig=topsecret")
+        case "permanent":
+            raise PermanentError("not a raster", code="NOT_A_RASTER", details={"path": Path("/x"), "n": float("nan")})
+
+
+@handler
+def delete_its_directory(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    directory = tempfile.mkdtemp()
+    os.chdir(directory)
+    shutil.rmtree(directory)
+    return {"success": True}
+
+
+@handler
+def close_descriptors(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    os.closerange(0, 256)
+    return {"success": True}
+
+
+@handler
+def reuse_descriptors(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    os.closerange(0, 256)
+    for number in range(64):
+        os.open(context.work_dir / f"victim-{number}", os.O_CREAT | os.O_RDWR)
+    return {"success": True}
+
+
+@handler
+def change_signals(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGALRM):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    return {"success": True}
+
+
+@handler
+def change_environment(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    os.environ["CHAOS"] = "left behind"
+    return {"success": True, "pid": os.getpid()}
+
+
+@handler
+def show_environment(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    return {"success": True, "chaos": os.environ.get("CHAOS"), "sigterm": signal.getsignal(signal.SIGTERM) is not None}
+
+
+@handler
+def signal_itself(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        os.kill(os.getpid(), number)
+    child = subprocess.Popen(["sleep", "3600"])
+    child.terminate()
+    return {"success": True, "child": child.wait(10)}
+
+
+@handler
+def log_lines(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    context.logger.info("hello from %s", context.task_type, extra={"tile": 3, "odd": object()})
+    logging.getLogger("chaos").warning("password=hunter2 in the log")
+    try:
+        raise ValueError("inner")
+    except ValueError:
+        logging.getLogger("chaos").exception("caught")
+    Path(params["logged"]).touch()
+    context.stop.wait(30)
+    return context.interrupted()
+
+
+@handler
+def items(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    """A checkpointed task: each item appends one line to the effects file, then is marked."""
+    log = context.checkpoint.items(1)
+    with Path(params["effects"]).open("a") as effects:
+        for number in range(params["count"]):
+            if str(number) in log:
+                continue
+            effects.write(f"{number} {context.attempt} {time.monotonic()}\n")
+            effects.flush()
+            time.sleep(params.get("seconds", 0.01))
+            log.mark(str(number), {"n": number})
+            context.report_progress(done=len(log), total=params["count"])
+            if context.should_stop():
+                return context.interrupted()
+    context.checkpoint.save(1, {"items": len(log)})
+    return {"success": True, "items": context.checkpoint.get_data("items")}
