@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,10 @@ import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
-from core.errors import TransientError
 from services.h3 import countries
 from services.h3.antimeridian import cut
+from services.h3.fetch import MAX_BYTES, Fetch, fetch
 from services.h3.geojson import check_range, finite_numbers, polygons_from_geojson, refuse
-
-MAX_BYTES = 256 * 1024 * 1024
-_TIMEOUT_SECONDS = 60.0
 
 AreaInput = str | Sequence[float] | Mapping[str, Any]
 
@@ -53,10 +50,10 @@ class Area:
     @property
     def area_km2(self) -> float:
         """Area on the WGS 84 ellipsoid, with sides straight in longitude and latitude."""
-        return float(shapely.transform(self.geometry, _equal_area).area)
+        return float(shapely.transform(self.geometry, equal_area).area)
 
 
-def _equal_area(points: NDArray[np.float64]) -> NDArray[np.float64]:
+def equal_area(points: NDArray[np.float64]) -> NDArray[np.float64]:
     """Longitude and latitude (degrees) to the cylindrical equal-area plane of WGS 84, kilometres.
 
     Snyder, Map Projections: A Working Manual (1987), equations 3-12 and 10-15 with the equator as standard parallel.
@@ -78,13 +75,16 @@ def bbox_of(geometry: BaseGeometry) -> tuple[float, float, float, float]:
     return gap[1], south, gap[2], north
 
 
-def resolve_area(given: AreaInput, *, repair: bool = False, expected_country: str | None = None) -> Area:
+def resolve_area(
+    given: AreaInput, *, repair: bool = False, expected_country: str | None = None, get: Fetch = fetch
+) -> Area:
     """The area that a parameter names.
 
     Args:
         given: an ISO 3166 alpha-3 code (``LAND`` for all land), a bbox ``[west, south, east, north]`` (west > east
             crosses the antimeridian), a GeoJSON object, or the path or http(s) URL of a GeoJSON file.
         repair: make invalid polygons valid rather than refuse them.
+        get: fetches a URL.
         expected_country: refuse an area that shares nothing with this country: the guard against swapped axes.
 
     Raises:
@@ -93,7 +93,7 @@ def resolve_area(given: AreaInput, *, repair: bool = False, expected_country: st
     """
     match given:
         case str():
-            area = _from_text(given.strip(), repair=repair)
+            area = _from_text(given.strip(), repair=repair, get=get)
         case Mapping():
             area = _from_document(given, label="geojson", source="GeoJSON parameter", repair=repair)
         case _:
@@ -103,9 +103,9 @@ def resolve_area(given: AreaInput, *, repair: bool = False, expected_country: st
     return area
 
 
-def _from_text(text: str, *, repair: bool) -> Area:
+def _from_text(text: str, *, repair: bool, get: Fetch) -> Area:
     if text.lower().startswith(("http://", "https://")):
-        document = _parsed(b"".join(_download(text)), text)
+        document = _parsed(get(text), text)
         return _from_document(document, label=_stem(text.partition("?")[0]), source="URL", repair=repair)
     if "/" in text or "\\" in text or text.lower().endswith((".geojson", ".json")):
         return _from_document(_parsed(_read(Path(text)), text), label=_stem(text), source="file", repair=repair)
@@ -169,31 +169,6 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise refuse(f"the file {path} cannot be read: {reason}", "AREA_UNREADABLE", given=str(path)) from error
-
-
-def _download(url: str) -> Iterator[bytes]:
-    import httpx
-
-    fetched = 0
-    try:
-        with httpx.stream("GET", url, timeout=_TIMEOUT_SECONDS, follow_redirects=True) as response:
-            if response.status_code >= 500 or response.status_code == 429:
-                raise TransientError(f"area: {response.url.host} answered {response.status_code}")
-            if response.status_code != 200:
-                raise refuse(
-                    f"{response.url.host} answered {response.status_code}",
-                    "AREA_UNREADABLE",
-                    status=response.status_code,
-                )
-            for chunk in response.iter_bytes():
-                fetched += len(chunk)
-                if fetched > MAX_BYTES:
-                    raise refuse(f"the download is larger than {MAX_BYTES} bytes", "AREA_TOO_LARGE")
-                yield chunk
-    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-        raise refuse(f"no usable URL: {error}", "AREA_UNREADABLE") from error
-    except httpx.HTTPError as error:
-        raise TransientError(f"area: the URL cannot be fetched: {type(error).__name__}") from error
 
 
 def _stem(name: str) -> str:

@@ -18,6 +18,7 @@ from core.jobs import canonical_json
 from services.h3 import outputs
 from services.h3.area import Area, resolve_area
 from services.h3.estimate import Estimate, estimate_cells, total
+from services.h3.fetch import FETCH, fetch
 from services.h3.grid import Grid, GridSpec, Method
 from services.h3.parameters import BootstrapGrid, ExportFormat
 from services.h3.plan import GridPlan
@@ -74,7 +75,12 @@ def planned(params: BootstrapGrid, context: DockerTaskContext) -> tuple[GridPlan
         PermanentError: for an unusable area, TOO_MANY_CELLS or EMPTY_GRID.
     """
     context.report_progress(0, "resolving the area")
-    area = resolve_area(params.area, repair=params.repair_geometry, expected_country=params.expected_country)
+    area = resolve_area(
+        params.area,
+        repair=params.repair_geometry,
+        expected_country=params.expected_country,
+        get=context.services.get(FETCH, fetch),
+    )
     plan = GridPlan(specification(params, area))
     spec = plan.spec
     if spec.method is not Method.POLYFILL and not len(plan.base_cells):

@@ -64,8 +64,8 @@ class BootstrapGrid(JobParameters):
 
     area: AreaParameter = Field(
         description="What the grid covers: an ISO 3166 alpha-3 country code (or `LAND`, all land), a bbox [west, "
-        "south, east, north] in degrees (west > east crosses the antimeridian), a GeoJSON object of polygons, or the path "
-        "or http(s) URL of a GeoJSON file."
+        "south, east, north] in degrees (west > east crosses the antimeridian), a GeoJSON object of polygons, or the "
+        "path or http(s) URL of a GeoJSON file."
     )
     grid_id: GridId | None = Field(
         default=None, description="Name of the grid. Default: made from the area, the method and the resolutions."
@@ -184,7 +184,7 @@ class AggregateRaster(JobParameters):
     """Parameters of ``h3_raster_aggregation``."""
 
     grid_id: GridId = Field(description="A complete grid.")
-    raster: str = Field(min_length=1, description="Path or URL of a raster that GDAL reads.")
+    source_url: str = Field(min_length=1, description="Path of a raster on this worker's mount.")
     resolution: Resolution = Field(description="A resolution of the grid.")
     band: int = Field(default=1, ge=1, description="Band, counted from 1.")
     name: str | None = Field(
@@ -200,6 +200,6 @@ class AggregateRaster(JobParameters):
         "centre lies in, for cells smaller than pixels. `auto` picks by their sizes.",
     )
     window_pixels: int = Field(
-        default=4_000_000, ge=65_536, le=64_000_000, description="Most pixels read at a time: bounds the memory."
+        default=1_000_000, ge=65_536, le=16_000_000, description="Most pixels read at a time: bounds the memory."
     )
     replace: bool = Field(default=False, description="Compute a set of statistics of the same name anew.")

@@ -16,7 +16,7 @@ from services.h3.plan import GridPlan
 DEFINITIONS = {
     Method.POLYFILL: "cells of each resolution that belong to the area by containment",
     Method.CASCADE: "all descendants of the base cells: covers those, not the area",
-    Method.FILTERED_CASCADE: "descendants of the base cells that overlap the area, those that belong to it by containment",
+    Method.FILTERED_CASCADE: "descendants of the overlapping base cells, those that belong to the area by containment",
 }
 
 
