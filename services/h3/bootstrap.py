@@ -74,7 +74,6 @@ def planned(params: BootstrapGrid, context: DockerTaskContext) -> tuple[GridPlan
     Raises:
         PermanentError: for an unusable area, TOO_MANY_CELLS or EMPTY_GRID.
     """
-    context.report_progress(0, "resolving the area")
     area = resolve_area(
         params.area,
         repair=params.repair_geometry,
@@ -92,7 +91,9 @@ def planned(params: BootstrapGrid, context: DockerTaskContext) -> tuple[GridPlan
     base = plan.base_cells if spec.method is not Method.POLYFILL else None
     estimates = estimate_cells(plan.region, base, spec.resolutions, method=spec.method, containment=spec.containment)
     _guard(params, spec, estimates)
-    context.report_progress(0, _shown(estimates), done=0, total=total(estimates), unit="cells")
+    shown = _shown(estimates)
+    context.logger.info(shown, extra={"action": "h3.estimated", "cells": total(estimates)})
+    context.report_progress(0, shown, done=0, total=total(estimates), unit="cells")
     return plan, estimates
 
 

@@ -30,7 +30,7 @@ def export(params: ExportGrid, context: DockerTaskContext) -> dict[str, Any]:
     resolutions = params.resolutions or grid.spec.resolutions
     for resolution in resolutions:
         check_resolution(grid, resolution)
-    files = _export(store, grid, context, params.formats, resolutions, phase=_EXPORT_PHASE)
+    files = _export(store, grid, context, params.formats, resolutions, phase=_EXPORT_PHASE, after_filling=False)
     if files is None:
         return context.interrupted(grid_id=params.grid_id)
     context.report_progress(100, f"{len(files)} files")
@@ -71,7 +71,11 @@ def write(
 ) -> dict[str, Any] | None:
     """The outputs of a bootstrap: what to add to its result, or None when asked to stop before the end."""
     phase = len(grid.spec.resolutions) + 2
-    files = _export(store, grid, context, formats, grid.spec.resolutions, phase=phase) if formats else {}
+    files = (
+        _export(store, grid, context, formats, grid.spec.resolutions, phase=phase, after_filling=True)
+        if formats
+        else {}
+    )
     if files is None:
         return None
     directory = output_directory(context, grid)
@@ -108,6 +112,7 @@ def _export(
     resolutions: Sequence[int],
     *,
     phase: int,
+    after_filling: bool,
 ) -> dict[str, Mapping[str, Any]] | None:
     """A file for each format and resolution, recorded as items of the checkpoint; None when asked to stop."""
     log = context.checkpoint.items(phase)
@@ -123,7 +128,7 @@ def _export(
             log.flush()
             return None
         path = output_directory(context, grid) / f"{grid.spec.grid_id}_r{resolution:02d}{exports.SUFFIXES[kind]}"
-        context.report_progress(message=f"writing {path.name}", done=at, total=len(wanted), unit="files")
+        context.report_progress(99 if after_filling else 100 * at / len(wanted), f"writing {path.name}")
         cells = exports.write(kind, path, store.cells(grid, resolution), resolution)
         files[name] = {
             "path": str(path),

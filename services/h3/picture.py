@@ -24,6 +24,7 @@ CellSource = Callable[[int], Iterable[Cells]]
 
 _LONG_SIDE, _MARGIN, _CAPTION = 1400, 40, 64
 _MOST_CELLS = 6_000
+_FINE_LINE = 10_000  # corners
 _SEA, _LAND, _AREA = (226, 236, 244), (246, 244, 238), (255, 255, 255)
 _BORDER, _OUTLINE, _TEXT = (176, 176, 170), (32, 32, 36), (32, 32, 36)
 _FILL, _EDGE, _BASE_EDGE = (96, 165, 220), (28, 98, 160), (214, 92, 40)
@@ -44,7 +45,7 @@ class _View:
         west, south, east, north = bbox
         east = east if east >= west else east + 360.0
         pad = max(east - west, north - south) * 0.04 + 1e-6
-        west, east = west - pad, east + pad
+        west, east = (west - pad, east + pad) if east - west + 2 * pad < 360.0 else (-180.0, 180.0)
         south, north = max(south - pad, -90.0), min(north + pad, 90.0)
         squeeze = _squeeze(south, north)
         scale = (_LONG_SIDE - 2 * _MARGIN) / max((east - west) * squeeze, north - south)
@@ -88,16 +89,17 @@ def draw(spec: GridSpec, region: Region, cells: CellSource, path: Path) -> int:
     view = _View.of(spec.bbox)
     image = Image.new("RGB", view.size, _SEA)
     pen = ImageDraw.Draw(image)
-    for _, shape in countries.outline():
-        _polygons(pen, view, shape, fill=_LAND, outline=_BORDER)
-    _polygons(pen, view, region.geometry, fill=_AREA, outline=None)
+    for code, shape in countries.outline():
+        if code != spec.label:  # drawn finer below
+            _polygons(pen, view, shape, fill=_LAND, outline=_BORDER)
+    _polygons(pen, view, region.geometry, fill=_AREA, outline=None, hole=_LAND)
     for shape in geodesy.polygons(found, shown):
         _polygons(pen, view, shape, fill=_FILL, outline=_EDGE)
     base = np.concatenate([*cells(spec.base_resolution), np.empty(0, dtype=np.int64)])
     if len(base) <= _MOST_CELLS and shown != spec.base_resolution:
         for shape in geodesy.polygons(base, spec.base_resolution):
             _lines(pen, view, shape, _BASE_EDGE, 2)
-    _lines(pen, view, region.geometry, _OUTLINE, 2)
+    _lines(pen, view, region.geometry, _OUTLINE, 2 if shapely.get_num_coordinates(region.geometry) < _FINE_LINE else 1)
     _caption(pen, view, spec, shown, len(found))
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
@@ -129,24 +131,30 @@ def _polygons(
     *,
     fill: tuple[int, int, int],
     outline: tuple[int, int, int] | None,
+    hole: tuple[int, int, int] | None = None,
 ) -> None:
     for part in shapely.get_parts(shape):
         for turn in view.turns(part):
-            ring = view.pixels(np.add(shapely.get_coordinates(part.exterior), [turn, 0.0]))
-            if len(ring) >= 3:
-                pen.polygon(ring, fill=fill, outline=outline)
+            pen.polygon(view.pixels(np.add(shapely.get_coordinates(part.exterior), [turn, 0.0])), fill, outline)
+            for ring in part.interiors if hole is not None else ():
+                pen.polygon(view.pixels(np.add(shapely.get_coordinates(ring), [turn, 0.0])), hole)
 
 
 def _lines(pen: ImageDraw.ImageDraw, view: _View, shape: BaseGeometry, color: tuple[int, int, int], width: int) -> None:
     for part in shapely.get_parts(shape):
         for turn in view.turns(part):
             for ring in (part.exterior, *part.interiors):
-                pen.line(
-                    view.pixels(np.add(shapely.get_coordinates(ring), [turn, 0.0])),
-                    fill=color,
-                    width=width,
-                    joint="curve",
-                )
+                for run in _without_map_edges(shapely.get_coordinates(ring)):
+                    pen.line(view.pixels(run + np.array([turn, 0.0])), fill=color, width=width, joint="curve")
+
+
+def _without_map_edges(ring: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """The runs of a ring between its sides along the antimeridian and the poles, where only the map ends."""
+    start, end = ring[:-1], ring[1:]
+    at_seam = (np.abs(start[:, 0]) == 180.0) & (start[:, 0] == end[:, 0])
+    at_pole = (np.abs(start[:, 1]) == 90.0) & (start[:, 1] == end[:, 1])
+    breaks = np.flatnonzero(at_seam | at_pole)
+    return [run for run in np.split(ring, breaks + 1) if len(run) > 1]
 
 
 def _caption(pen: ImageDraw.ImageDraw, view: _View, spec: GridSpec, shown: int, cells: int) -> None:
