@@ -188,7 +188,11 @@ class MockStateManager(SweepStatements, ReplayStatements, OutboxStatements, Chec
                 "entry_id": row.entry_id,
                 "channel": str(row.channel),
                 "message": row.message,
-                "state": "sent" if row.sent_at is not None else "given_up" if row.given_up_at is not None else "waiting",
+                "state": "sent"
+                if row.sent_at is not None
+                else "given_up"
+                if row.given_up_at is not None
+                else "waiting",
                 "tries": row.tries,
                 "last_error": row.last_error,
             }
