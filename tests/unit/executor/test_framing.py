@@ -44,20 +44,28 @@ _VALUES = st.recursive(
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_frames_arrive_whole_however_the_stream_is_cut(frames: list[dict[str, object]], cut: int) -> None:
     ours, theirs = socket.socketpair()
-    sender, receiver = FrameChannel(ours), FrameChannel(theirs)
     relay_in, relay_out = socket.socketpair()
+    sender, receiver = FrameChannel(ours), FrameChannel(relay_out)
     typed = [{**frame, "type": "x"} for frame in frames]
-    for frame in typed:
-        sender.send(frame)
-    sender.close()
-    stream = b"".join(iter(lambda: theirs.recv(4096), b""))
-    receiver = FrameChannel(relay_out)
-    for start in range(0, len(stream), cut):
-        relay_in.sendall(stream[start : start + cut])
+
+    def send() -> None:
+        for frame in typed:
+            sender.send(frame)
+        sender.close()
+
+    def relay() -> None:
+        while piece := theirs.recv(cut):
+            relay_in.sendall(piece)
+        relay_in.close()
+
+    threads = [threading.Thread(target=send), threading.Thread(target=relay)]
+    for thread in threads:
+        thread.start()
     assert [receiver.receive() for _ in typed] == typed
-    relay_in.close()
     with pytest.raises(ChannelBroken):
         receiver.receive()
+    for thread in threads:
+        thread.join()
     receiver.close()
     theirs.close()
 
