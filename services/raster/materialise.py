@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _WARP_MEMORY_MIB = 64
 _TOLERANCE = 0.01
+STATISTICS_TAGS = "STATISTICS_"
 
 
 def warp_to(
@@ -142,7 +143,7 @@ def _describe(written: Any, source: DatasetReader) -> None:
 
 
 def _lasting(tags: dict[str, str]) -> dict[str, str]:
-    return {name: text for name, text in tags.items() if not name.startswith("STATISTICS_")}
+    return {name: text for name, text in tags.items() if not name.startswith(STATISTICS_TAGS)}
 
 
 def _bound(view: Any, profile: Profile) -> None:

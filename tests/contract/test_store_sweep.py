@@ -60,7 +60,9 @@ def test_a_task_that_kills_its_worker_does_not_do_so_for_ever(given: Given) -> N
     assert (task.status, task.failures) == (TaskStatus.FAILED, 3)
     assert task.error_details is not None
     assert not task.error_details.retryable
-    assert [attempt.outcome for attempt in given.state.list_attempts(task.task_id)] == [AttemptOutcome.LEASE_EXPIRED] * 3
+    assert [attempt.outcome for attempt in given.state.list_attempts(task.task_id)] == [
+        AttemptOutcome.LEASE_EXPIRED
+    ] * 3
     assert given.job_now(job.job_id).status is JobStatus.FAILED
     assert given.task_now(job.job_id, 1).status is TaskStatus.CANCELLED
 
