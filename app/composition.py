@@ -2,40 +2,51 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Flag, auto
 from functools import partial
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import TYPE_CHECKING, assert_never
 
+from app import child
 from app.lifecycle import DockerWorkerLifecycle
 from app.settings import OrchestrationMode, Settings
 from app.worker import BackgroundQueueWorker
+from core.dispatch import Dispatcher
 from core.errors import ConfigurationError, Fault
 from core.handlers import HandlerRegistry
 from core.heartbeat import HeartbeatOptions
 from core.jobs import JobRegistry
 from core.machine import CoreMachine, MachineOptions
 from core.messages import Channel
-from core.ports import CheckpointStore, Execution, OutboxStore, StateStore, TaskExecutor
+from core.ports import CheckpointStore, Execution, StateStore, TaskExecutor
 from core.records import Claim, RunsOn
 from core.retry import Backoff
 from core.stopping import StopToken
+from infrastructure.callbacks import CallbackDispatcher
 from infrastructure.connection_pool import ConnectionPoolManager, PoolSettings
 from infrastructure.inline_executor import HandlerParts, InlineExecutor
+from infrastructure.outbound import OutboundPolicy
 from infrastructure.postgres.checkpoint_store import PostgresCheckpointStore
 from infrastructure.postgres.database import Database
+from infrastructure.postgres.inbox import PostgresInbox
 from infrastructure.postgres.outbox_store import PostgresOutboxStore
 from infrastructure.postgres.state_store import PostgresStateStore, StoreOptions
 from infrastructure.postgres.sweep_store import PostgresSweepStore
+from infrastructure.process_executor.bootstrap import ChildSpec
+from infrastructure.process_executor.executor import ExecutorOptions, ProcessExecutor
+from infrastructure.process_executor.supervision import SupervisionRules
 from infrastructure.relay import Relay, RelayOptions
 from infrastructure.sweeper import Sweeper
+from infrastructure.watchdogs import DiskWatch, MemoryWatch
 from services.registry import handler_registry, job_registry
 from transports.base import TaskDispatcher, TaskSource
 
 if TYPE_CHECKING:
+    from transports.http_trigger import HttpInbox
     from transports.service_bus_connection import ServiceBusConnection
 
 
@@ -57,6 +68,15 @@ class Transport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HttpTrigger:
+    """What ``POST /task/start`` works with."""
+
+    accepted: PostgresInbox
+    inbox: HttpInbox
+    callbacks: OutboundPolicy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Application:
     """The wired parts of one process."""
 
@@ -67,7 +87,7 @@ class Application:
     pool: ConnectionPoolManager
     database: Database
     store: StateStore
-    outbox: OutboxStore
+    outbox: PostgresOutboxStore
     checkpoints: CheckpointStore
     sweep_store: PostgresSweepStore
     relay: Relay
@@ -75,6 +95,7 @@ class Application:
     machine: CoreMachine
     workers: Mapping[str, BackgroundQueueWorker]
     lifecycle: DockerWorkerLifecycle = field(repr=False)
+    trigger: HttpTrigger | None = None
 
 
 class ExecutorByPlace:
@@ -107,12 +128,15 @@ def compose(settings: Settings, role: Role, *, database_url: str | None = None) 
     backoff = Backoff(
         base=timedelta(seconds=settings.retry_base_seconds), cap=timedelta(seconds=settings.retry_cap_seconds)
     )
-    transport = transport_for(settings, role)
-    pool = connection_pool(settings, role, database_url)
+    conninfo = _conninfo(settings, database_url)
+    pool = connection_pool(settings, role, conninfo)
     database = Database(pool)
+    trigger = _trigger(settings, role, database)
+    transport = transport_for(settings, role, trigger.inbox if trigger is not None else None)
+    calls_back = Role.WORKER in role
     options = StoreOptions(
         worker_id=settings.worker_id,
-        direct=frozenset(transport.routes),
+        direct=frozenset(transport.routes) | ({Channel.CALLBACKS} if calls_back else frozenset()),
         hint_interval=timedelta(seconds=settings.hint_seconds),
     )
     store = PostgresStateStore(database, options)
@@ -120,10 +144,14 @@ def compose(settings: Settings, role: Role, *, database_url: str | None = None) 
     checkpoints = PostgresCheckpointStore(database)
     sweep_store = PostgresSweepStore(database, options, backoff=backoff)
     rng = random.Random()  # noqa: S311 - jitter
+    routes: dict[Channel, Dispatcher] = dict(transport.routes)
+    if calls_back:
+        secrets = [secret.get_secret_value() for secret in settings.callback_secrets]
+        routes[Channel.CALLBACKS] = CallbackDispatcher(store, callback_policy(settings), secrets)
     relay = Relay(
         outbox,
         store,
-        transport.routes,
+        routes,
         RelayOptions(max_age={Channel.CALLBACKS: timedelta(seconds=settings.callback_max_age_seconds)}),
         rng,
     )
@@ -133,7 +161,7 @@ def compose(settings: Settings, role: Role, *, database_url: str | None = None) 
         handlers=handlers,
         store=store,
         publisher=relay,
-        executor=_executor(settings, handlers, checkpoints),
+        executor=_executor(settings, role, handlers, checkpoints, conninfo),
         options=MachineOptions(
             worker_id=settings.worker_id,
             lease=timedelta(seconds=settings.lease_seconds),
@@ -152,7 +180,7 @@ def compose(settings: Settings, role: Role, *, database_url: str | None = None) 
     lifecycle = DockerWorkerLifecycle(
         list(workers.values()),
         [relay, sweeper],
-        [machine.close, *(route.close for route in transport.routes.values()), *transport.close, pool.close],
+        [machine.close, *(route.close for route in routes.values()), *transport.close, pool.close],
         grace=settings.shutdown_grace_seconds,
     )
     return Application(
@@ -171,7 +199,25 @@ def compose(settings: Settings, role: Role, *, database_url: str | None = None) 
         machine=machine,
         workers=workers,
         lifecycle=lifecycle,
+        trigger=trigger,
     )
+
+
+def _trigger(settings: Settings, role: Role, database: Database) -> HttpTrigger | None:
+    """What the worker's routes need; None in a process that takes no POSTs."""
+    if settings.docker_orchestration_mode is not OrchestrationMode.HTTP_TRIGGER or Role.WORKER not in role:
+        return None
+    from transports.http_trigger import HttpInbox
+
+    accepted = PostgresInbox(
+        database, max_backlog=settings.max_backlog, hint_interval=timedelta(seconds=settings.hint_seconds)
+    )
+    return HttpTrigger(accepted=accepted, inbox=HttpInbox(accepted), callbacks=callback_policy(settings))
+
+
+def callback_policy(settings: Settings) -> OutboundPolicy:
+    """Where callbacks may go."""
+    return OutboundPolicy(allowed_hosts=settings.callback_allowed_hosts, allow_private=settings.allow_private_addresses)
 
 
 _WORKER_NAMES = {
@@ -181,17 +227,15 @@ _WORKER_NAMES = {
 }
 
 
-def transport_for(settings: Settings, role: Role) -> Transport:
+def transport_for(settings: Settings, role: Role, inbox: HttpInbox | None = None) -> Transport:
     """The transports of the mode that the settings name: the only place where the mode is read."""
     match settings.docker_orchestration_mode:
         case OrchestrationMode.IN_MEMORY:
             return _in_memory(role)
         case OrchestrationMode.SERVICE_BUS:
             return _service_bus(settings, role)
-        case OrchestrationMode.HTTP_TRIGGER as mode:
-            raise ConfigurationError(
-                "settings", [Fault("DOCKER_ORCHESTRATION_MODE", f"{mode} is not built yet", str(mode))]
-            )
+        case OrchestrationMode.HTTP_TRIGGER:
+            return _http_trigger(settings, role, inbox)
         case mode:
             assert_never(mode)
 
@@ -237,6 +281,39 @@ def _service_bus(settings: Settings, role: Role) -> Transport:
     )
 
 
+def _http_trigger(settings: Settings, role: Role, inbox: HttpInbox | None) -> Transport:
+    """Jobs travel in memory over the outbox: whichever process's relay finds a StageComplete first plans on.
+
+    A worker handles them too, so that it serves callers without an orchestrator. It relays no docker tasks: those come
+    by POST, and once accepted they are found in the inbox.
+    """
+    from transports.http_trigger import HttpTarget, HttpTriggerDispatcher, HttpTriggerSource
+    from transports.in_memory import InMemoryDispatcher, InMemoryQueue, InMemorySource
+
+    queues = {Channel.JOBS: InMemoryQueue()}
+    routes: dict[Channel, TaskDispatcher] = {}
+    if Role.ORCHESTRATOR in role:
+        queues[Channel.FUNCTIONS] = InMemoryQueue()
+        if settings.docker_worker_url is None:
+            raise ConfigurationError(
+                "settings", [Fault("DOCKER_WORKER_URL", "must be set for http_trigger mode: the worker's base URL")]
+            )
+        key = settings.docker_worker_api_key
+        target = HttpTarget(
+            base_url=settings.docker_worker_url,
+            headers={"X-Api-Key": key.get_secret_value()} if key is not None else {},
+            callback_url=settings.callback_url,
+        )
+        routes[Channel.DOCKER] = HttpTriggerDispatcher(target)
+    sources: dict[Channel, Callable[[], TaskSource]] = {
+        channel: partial(InMemorySource, queue) for channel, queue in queues.items()
+    }
+    if Role.WORKER in role and inbox is not None:
+        sources[Channel.DOCKER] = partial(HttpTriggerSource, inbox)
+    routes |= {channel: InMemoryDispatcher(queue) for channel, queue in queues.items()}
+    return Transport(routes=routes, sources=sources)
+
+
 def queue_names(settings: Settings) -> Mapping[Channel, str]:
     """The queue of each channel that has one."""
     return {
@@ -275,36 +352,55 @@ def _concurrency(settings: Settings, channel: Channel) -> int:
             assert_never(channel)
 
 
-def _executor(settings: Settings, handlers: HandlerRegistry, checkpoints: CheckpointStore) -> TaskExecutor:
+def _executor(
+    settings: Settings, role: Role, handlers: HandlerRegistry, checkpoints: CheckpointStore, conninfo: str
+) -> TaskExecutor:
     inline = InlineExecutor(
         HandlerParts(
             handlers=handlers,
             checkpoints=checkpoints,
             work_root=settings.work_root,
-            services=handler_services(settings),
+            services=child.plain_services(settings),
         )
     )
-    return ExecutorByPlace({RunsOn.FUNCTIONS: inline, RunsOn.DOCKER: inline})
+    if Role.WORKER not in role:
+        return inline
+    return ExecutorByPlace({RunsOn.FUNCTIONS: inline, RunsOn.DOCKER: process_executor(settings, conninfo)})
 
 
-def handler_services(settings: Settings) -> Mapping[str, Any]:
-    """What handlers are offered by name (``context.services``)."""
-    return {"output_dir": settings.output_dir}
+def process_executor(settings: Settings, conninfo: str) -> ProcessExecutor:
+    """The executor of long tasks: warm child processes under supervision."""
+    return ProcessExecutor(
+        ChildSpec(
+            bootstrap=child.BOOTSTRAP,
+            arguments=child.arguments(settings, conninfo),
+            preload=("numpy", "rasterio"),
+            log_level=logging.getLevelNamesMapping()[settings.log_level],
+        ),
+        ExecutorOptions(
+            rules=SupervisionRules(
+                grace=settings.shutdown_grace_seconds,
+                stall=settings.task_stall_seconds,
+                stall_kills=settings.task_stall_kills,
+            ),
+            recycle_tasks=settings.executor_recycle_tasks,
+            recycle_bytes=settings.executor_recycle_mb << 20,
+        ),
+        memory=MemoryWatch(settings.memory_soft_percent / 100),
+        disk=DiskWatch(settings.work_root, settings.min_free_disk_mb << 20),
+    )
 
 
-def connection_pool(settings: Settings, role: Role, database_url: str | None = None) -> ConnectionPoolManager:
-    """The database pool of a process.
+def _conninfo(settings: Settings, database_url: str | None) -> str:
+    if database_url is not None:
+        return database_url
+    if settings.database_url is not None:
+        return settings.database_url.get_secret_value()
+    raise ConfigurationError("settings", [Fault("DATABASE_URL", "must be set: postgresql://user@host:5432/database")])
 
-    Raises:
-        ConfigurationError: when no database is named.
-    """
-    conninfo = database_url
-    if conninfo is None and settings.database_url is not None:
-        conninfo = settings.database_url.get_secret_value()
-    if conninfo is None:
-        raise ConfigurationError(
-            "settings", [Fault("DATABASE_URL", "must be set: postgresql://user@host:5432/database")]
-        )
+
+def connection_pool(settings: Settings, role: Role, conninfo: str) -> ConnectionPoolManager:
+    """The database pool of a process."""
     password = None
     if settings.database_entra_auth:
         from infrastructure.credentials import entra_database_password

@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, assert_never
 
-from app.composition import handler_services
+from app.child import plain_services
 from app.settings import Settings
 from core.ports import Raised, Returned, Stopped
 from core.records import Checkpoint, Claim, Progress, RunsOn, TaskRecord
@@ -50,7 +50,7 @@ def run_one(
     """
     handlers = handler_registry()
     spec = handlers[task_type]
-    services = {**handler_services(settings), **({"output_dir": output_dir.resolve()} if output_dir else {})}
+    services = {**plain_services(settings), **({"output_dir": output_dir.resolve()} if output_dir else {})}
     task = TaskRecord(
         task_id="run-handler",
         job_id="run-handler",

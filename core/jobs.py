@@ -25,6 +25,9 @@ class JobParameters(BaseModel):
 
 P = TypeVar("P", bound=BaseModel)
 
+ANY_TASK = "*"
+"""The task type of a stage whose job names it in its parameters."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
@@ -52,6 +55,10 @@ class JobDefinition(ABC, Generic[P]):
 
         Must be deterministic: it may be called again after a crash. An empty plan is legal and completes the stage.
         """
+
+    def stage(self, number: int, parameters: P) -> Stage:  # noqa: ARG002 - jobs whose parameters choose override this
+        """The stage of that number for a job with these parameters."""
+        return self.stages[number - 1]
 
     def policy(self, parameters: P) -> FailurePolicy:  # noqa: ARG002 - jobs whose parameters choose override this
         """The failure policy of a job with these parameters."""
@@ -107,7 +114,7 @@ def check_registries(jobs: JobRegistry, handlers: HandlerRegistry, routes: froze
             faults.append(Fault(job_type, "stages must be numbered 1, 2, 3, …", numbers))
         for stage in definition.stages:
             where = f"{job_type} stage {stage.number} ({stage.name})"
-            if stage.task_type not in handlers:
+            if stage.task_type != ANY_TASK and stage.task_type not in handlers:
                 faults.append(Fault(where, f"no handler for task type {stage.task_type!r}", stage.task_type))
             if routes is not None and stage.runs_on.channel not in routes:
                 faults.append(Fault(where, f"no route to {stage.runs_on}", stage.runs_on))

@@ -26,6 +26,7 @@ from core.errors import (
     StoreUnavailable,
     TransientError,
     UnknownJobType,
+    UnknownTaskType,
 )
 from core.handlers import HandlerRegistry, validate
 from core.heartbeat import Heartbeat, HeartbeatOptions
@@ -225,9 +226,11 @@ class CoreMachine:
             return Deferred(delay=self._options.store_retry, reason=str(error))
 
     def _plan(self, job: JobRecord, definition: JobDefinition[Any], number: int) -> Outcome:
-        stage = definition.stages[number - 1]
         previous = self.store.stage_results(job.job_id, number - 1) if number > 1 else ()
         parameters = validate(definition.parameters, job.parameters, subject=f"parameters of {job.job_type}")
+        stage = definition.stage(number, parameters)
+        if stage.task_type not in self.handlers:
+            raise UnknownTaskType(stage.task_type, list(self.handlers))
         tasks = list(definition.plan(stage, parameters, _usable(previous)))
         commit = self.store.plan_stage(
             job.job_id,

@@ -13,6 +13,8 @@ import psycopg
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
+from infrastructure.postgres.text import clean_text
+
 logger = logging.getLogger(__name__)
 
 PasswordProvider = Callable[[], str]
@@ -74,6 +76,7 @@ class ConnectionPoolManager:
             max_size=self._settings.max_size,
             timeout=self._settings.acquire_timeout,
             max_lifetime=self._settings.max_lifetime,
+            configure=clean_text,
             open=True,
             name="geoworker",
         )

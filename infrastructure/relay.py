@@ -14,12 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from core.dispatch import Dispatcher, Refused, Sent, TryAgain
 from core.errors import ErrorInfo, StoreUnavailable
 from core.messages import Channel, TaskMessage
 from core.ports import OutboxStore, StateStore
 from core.records import OutboxEntry
 from core.retry import Backoff
-from transports.base import Refused, Sent, TaskDispatcher, TryAgain
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Relay:
         self,
         outbox: OutboxStore,
         store: StateStore,
-        routes: Mapping[Channel, TaskDispatcher],
+        routes: Mapping[Channel, Dispatcher],
         options: RelayOptions | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -79,11 +79,10 @@ class Relay:
 
     def publish(self, entries: Sequence[OutboxEntry]) -> None:
         """Send entries that were just committed. Never fails: what cannot be sent stays in the outbox."""
-        if not entries:
-            self._wake.set()
-            return
-        self._send(entries)
-        self._wake.set()
+        if entries:
+            self._send(entries)
+        if not entries or len(self._to_mark) >= _BATCH:
+            self._wake.set()  # fewer are marked in bulk at the next poll: a commit each would slow the work's own
 
     def start(self) -> None:
         """Sweep the outbox in a thread until :meth:`stop`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from core.handlers import HandlerRegistry
 from core.jobs import JobRegistry
-from services import hello_world
+from services import hello_world, single_task
 from services.raster import registry as raster
 
 
@@ -15,4 +15,4 @@ def handler_registry() -> HandlerRegistry:
 
 def job_registry() -> JobRegistry:
     """Every job type, aliases included."""
-    return JobRegistry((*hello_world.JOBS, *raster.JOBS))
+    return JobRegistry((*hello_world.JOBS, single_task.SingleTaskJob(), *raster.JOBS))

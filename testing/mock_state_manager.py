@@ -17,7 +17,7 @@ from testing.clock import Clock
 from testing.memory.checkpoints import CheckpointStatements
 from testing.memory.outbox import OutboxStatements
 from testing.memory.replay import ReplayStatements
-from testing.memory.rows import JobRow, StageRow, TaskRow, stored
+from testing.memory.rows import JobRow, OutboxRow, StageRow, TaskRow, stored
 from testing.memory.sweep import SweepStatements
 from testing.memory.tables import atomic
 
@@ -180,12 +180,34 @@ class MockStateManager(SweepStatements, ReplayStatements, OutboxStatements, Chec
         }
 
     @atomic
+    def get_outbox(self) -> list[dict[str, Any]]:
+        """Every message written so far, in order, sent or not: ``{"entry_id", "channel", "message", "state", "tries",
+        "last_error"}``; ``state`` is ``waiting``, ``sent`` or ``given_up``."""
+        return [
+            {
+                "entry_id": row.entry_id,
+                "channel": str(row.channel),
+                "message": row.message,
+                "state": _outbox_state(row),
+                "tries": row.tries,
+                "last_error": row.last_error,
+            }
+            for row in self._outbox.values()
+        ]
+
+    @atomic
     def get_operation_log(self) -> list[dict[str, Any]]:
         """Every committed change in order: ``{"operation": "create_job", "job_id": ..., "timestamp": ...}``."""
         return [
             {"operation": operation.name, **operation.facts, "timestamp": operation.at.isoformat()}
             for operation in self._log
         ]
+
+
+def _outbox_state(row: OutboxRow) -> str:
+    if row.sent_at is not None:
+        return "sent"
+    return "waiting" if row.given_up_at is None else "given_up"
 
 
 def _job_view(job: JobRow) -> dict[str, Any]:

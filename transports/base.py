@@ -13,8 +13,25 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from core.dispatch import DispatchResult, Refused, Sent, TryAgain
 from core.errors import GeoworkerError
 from core.messages import Message
+
+__all__ = [
+    "Complete",
+    "DeadLetter",
+    "Delivery",
+    "DeliveryLost",
+    "DispatchResult",
+    "Refused",
+    "Retry",
+    "Sent",
+    "Settlement",
+    "SourceStatus",
+    "TaskDispatcher",
+    "TaskSource",
+    "TryAgain",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,29 +127,6 @@ class TaskSource(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """The transport has durably taken the message."""
-
-
-@dataclass(frozen=True, slots=True)
-class TryAgain:
-    """Not sent; worth another try, not before ``after`` when the other side said so."""
-
-    error: str
-    after: timedelta | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """Not sent, and never will be: the other side refuses this message for good."""
-
-    error: str
-
-
-DispatchResult = Sent | TryAgain | Refused
 
 
 class TaskDispatcher(ABC):

@@ -13,14 +13,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from app.api import jobs
-from app.api.auth import ApiKeys, AuthenticationMiddleware
+from app.api import callbacks, jobs, tasks
+from app.api.auth import ApiKeys, AuthenticationMiddleware, Authenticator
 from app.api.openapi import openapi_document
 from app.api.problems import on_any_error, on_geoworker_error, on_http_error, problem
 from app.api.requests import BodyTooLarge, NotJson
 from app.composition import Application, Role
 from app.health import health, not_ready_because
-from core.errors import GeoworkerError
+from app.settings import Settings
+from core.errors import ConfigurationError, Fault, GeoworkerError
 
 
 def create_app(application: Application, *, manage_lifecycle: bool = True) -> Starlette:
@@ -41,11 +42,10 @@ def create_app(application: Application, *, manage_lifecycle: bool = True) -> St
             if manage_lifecycle and not application.lifecycle.stopped.is_set():
                 await run_in_threadpool(application.lifecycle.drain)
 
-    authenticators = [ApiKeys(application.settings.api_keys)] if application.settings.api_keys else []
     return Starlette(
         routes=_routes(application),
         lifespan=lifespan,
-        middleware=[Middleware(AuthenticationMiddleware, authenticators=authenticators)],
+        middleware=[Middleware(AuthenticationMiddleware, authenticators=authenticators_for(application.settings))],
         exception_handlers={
             BodyTooLarge: _too_large,
             NotJson: _not_json,
@@ -54,6 +54,24 @@ def create_app(application: Application, *, manage_lifecycle: bool = True) -> St
             Exception: on_any_error,
         },
     )
+
+
+def authenticators_for(settings: Settings) -> list[Authenticator]:
+    """The ways to tell callers apart that the settings name.
+
+    Raises:
+        ConfigurationError: when a tenant is named without an audience.
+    """
+    authenticators: list[Authenticator] = [ApiKeys(settings.api_keys)] if settings.api_keys else []
+    if settings.entra_tenant_id is not None:
+        from app.api.entra import EntraTokens
+
+        if settings.entra_audience is None:
+            raise ConfigurationError("settings", [Fault("ENTRA_AUDIENCE", "must be set with ENTRA_TENANT_ID")])
+        authenticators.append(
+            EntraTokens(settings.entra_tenant_id, settings.entra_audience, settings.entra_allowed_app_ids)
+        )
+    return authenticators
 
 
 def _routes(application: Application) -> list[Route]:
@@ -80,7 +98,9 @@ def _routes(application: Application) -> list[Route]:
         Route("/openapi.json", openapi, methods=["GET"]),
     ]
     if Role.ORCHESTRATOR in application.role:
-        routes += jobs.routes(application)
+        routes += [*jobs.routes(application), *callbacks.routes(application)]
+    if application.trigger is not None:
+        routes += tasks.routes(application, application.trigger)
     return routes
 
 

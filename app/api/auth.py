@@ -16,8 +16,8 @@ from starlette.types import ASGIApp
 
 from app.api.problems import problem
 
-OPEN_PATHS = frozenset({"/livez", "/readyz", "/health"})
-"""Probes carry no credentials and tell no secrets."""
+OPEN_PATHS = frozenset({"/livez", "/readyz", "/health", "/api/task/callback"})
+"""Probes carry no credentials and tell no secrets; callbacks are authenticated by their signature."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
+from typing import Any
 
 from core.messages import Channel
 from core.records import OutboxEntry
@@ -36,3 +37,11 @@ class PostgresOutboxStore:
     def next_due(self, channels: Iterable[Channel]) -> timedelta | None:
         row = self._db.row(self._queries["next_due"], {"channels": [str(channel) for channel in channels]})
         return row["due_in"] if row is not None else None
+
+    def list_given_up(self, *, limit: int) -> Sequence[Mapping[str, Any]]:
+        """Messages that were given up undelivered, the latest first."""
+        return self._db.rows(self._queries["given_up"], {"limit": limit})
+
+    def replay(self, entry_id: int) -> bool:
+        """Make a given-up message due again, its age starting now; False when there is none of that number."""
+        return self._db.execute(self._queries["replay"], {"entry_id": entry_id}) > 0

@@ -189,14 +189,14 @@ class TaskStatements(JobStatements):
         self._note("retry_task", now, task_id=task.task_id, attempt=task.attempt, delay=delay.total_seconds())
         self._hint(task, now + delay, now)
 
-    def _fail_for_good(self, task: TaskRow, error: ErrorInfo, now: datetime) -> Commit:
+    def _fail_for_good(self, task: TaskRow, error: ErrorInfo, now: datetime, *, held: bool = True) -> Commit:
         self._end_task(task, TaskStatus.FAILED, now)
         task.failures += 1
         task.error_details, task.execute_after = error, None
         self._stages[task.job_id][task.stage].failed += 1
         job = self._jobs[task.job_id]
         if job.status is not JobStatus.PROCESSING or job.failure_policy is not FailurePolicy.FAIL_FAST:
-            return self._count_out(task, now, lights_out=True)
+            return self._count_out(task, now, lights_out=True, held=held)
         job.become(JobStatus.FAILED)
         job.error_details = error
         job.finished_at = job.updated_at = now
@@ -204,10 +204,16 @@ class TaskStatements(JobStatements):
         siblings = [sibling for sibling in self._job_tasks(task.job_id) if sibling.waiting]
         for sibling in siblings:
             self._cancel_waiting(sibling, _SIBLING_FAILED, now)
-        return self._count_out(task, now, lights_out=False, ended_with_it=siblings)
+        return self._count_out(task, now, lights_out=False, held=held, ended_with_it=siblings)
 
     def _count_out(
-        self, task: TaskRow, now: datetime, *, lights_out: bool, ended_with_it: Sequence[TaskRow] = ()
+        self,
+        task: TaskRow,
+        now: datetime,
+        *,
+        lights_out: bool,
+        held: bool = True,
+        ended_with_it: Sequence[TaskRow] = (),
     ) -> Commit:
         """Count an ended task; the one that takes the counter to zero sends StageComplete if ``lights_out``."""
         stage = self._stages[task.job_id][task.stage]
@@ -218,10 +224,11 @@ class TaskStatements(JobStatements):
             if lights_out:
                 job = self._jobs[task.job_id]
                 message = self._stage_complete(job, stage.stage, self.worker_id, now)
-                sent.append(self._send_job_message(job, message, now, held=True))
+                sent.append(self._send_job_message(job, message, now, held=held))
                 self._note("stage_complete", now, job_id=task.job_id, stage=stage.stage)
+        hold = self._hold_for(Channel.CALLBACKS) if held else timedelta(0)
         for ended in (task, *ended_with_it):
-            sent += self._callback(ended, now + self._hold_for(Channel.CALLBACKS), now)
+            sent += self._callback(ended, now + hold, now)
         return Commit(last_in_stage=stage.remaining == 0, messages=self._to_publish(sent))
 
 

@@ -19,7 +19,8 @@ class FileCheckpointStore:
             db.executescript(
                 "CREATE TABLE IF NOT EXISTS fence (task TEXT PRIMARY KEY, attempt INT);"
                 "CREATE TABLE IF NOT EXISTS checkpoint (task TEXT PRIMARY KEY, body TEXT);"
-                "CREATE TABLE IF NOT EXISTS item (task TEXT, phase INT, key TEXT, body TEXT, PRIMARY KEY (task, phase, key));"
+                "CREATE TABLE IF NOT EXISTS item"
+                " (task TEXT, phase INT, key TEXT, body TEXT, PRIMARY KEY (task, phase, key));"
                 "CREATE TABLE IF NOT EXISTS progress (task TEXT PRIMARY KEY, body TEXT)"
             )
 

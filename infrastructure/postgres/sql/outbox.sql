@@ -33,3 +33,11 @@ WHERE entry_id = %(entry_id)s AND sent_at IS NULL
 -- name: next_due
 SELECT min(available_at) - now() AS due_in FROM app.outbox
 WHERE channel = ANY(%(channels)s) AND sent_at IS NULL AND given_up_at IS NULL
+
+-- name: given_up
+SELECT entry_id, channel, job_id, task_id, tries, last_error, created_at::text, given_up_at::text
+FROM app.outbox WHERE given_up_at IS NOT NULL AND sent_at IS NULL ORDER BY given_up_at DESC LIMIT %(limit)s
+
+-- name: replay
+UPDATE app.outbox SET given_up_at = NULL, tries = 0, created_at = now(), available_at = now()
+WHERE entry_id = %(entry_id)s AND given_up_at IS NOT NULL AND sent_at IS NULL

@@ -20,18 +20,20 @@ FROM app.jobs WHERE job_id = %(job_id)s
 RETURNING *
 
 -- name: carry_tasks
--- Completed tasks keep their results; with %(redo)s the others start over with no failures, at their checkpoint.
+-- Completed tasks are kept as they are; with %(redo)s the others start over, at their checkpoint.
 INSERT INTO app.tasks (task_id, job_id, job_type, task_type, stage, task_index, runs_on, status, parameters, attempt,
-                       max_attempts, timeout_seconds, callback_url, result_data, progress, progress_at, checkpoint_phase,
-                       checkpoint_data, checkpoint_cursor, checkpoint_artifacts, checkpoint_version,
-                       checkpoint_updated_at, traceparent, started_at, finished_at, next_hint_at)
-SELECT app.task_id(%(new_id)s, stage, task_index), %(new_id)s, job_type, task_type, stage, task_index, runs_on,
-       CASE WHEN status = 'completed' OR NOT %(redo)s THEN status ELSE 'pending' END, parameters,
-       CASE WHEN status = 'completed' OR NOT %(redo)s THEN attempt ELSE 0 END, max_attempts, timeout_seconds, callback_url,
-       CASE status WHEN 'completed' THEN result_data END, CASE status WHEN 'completed' THEN progress END, progress_at,
-       checkpoint_phase, checkpoint_data, checkpoint_cursor, checkpoint_artifacts, checkpoint_version,
-       checkpoint_updated_at, traceparent, started_at, finished_at, now() + %(hint_interval)s
-FROM app.tasks WHERE job_id = %(job_id)s AND stage <= %(kept)s
+                       failures, interruptions, max_attempts, timeout_seconds, callback_url, result_data, error_details,
+                       progress, progress_at, checkpoint_phase, checkpoint_data, checkpoint_cursor, checkpoint_artifacts,
+                       checkpoint_version, checkpoint_updated_at, traceparent, started_at, finished_at, next_hint_at)
+SELECT app.task_id(%(new_id)s, t.stage, t.task_index), %(new_id)s, t.job_type, t.task_type, t.stage, t.task_index,
+       t.runs_on, coalesce(kept.status, 'pending'), t.parameters, coalesce(kept.attempt, 0), coalesce(kept.failures, 0),
+       coalesce(kept.interruptions, 0), t.max_attempts, t.timeout_seconds, t.callback_url, kept.result_data,
+       kept.error_details, kept.progress, kept.progress_at, t.checkpoint_phase, t.checkpoint_data, t.checkpoint_cursor,
+       t.checkpoint_artifacts, t.checkpoint_version, t.checkpoint_updated_at, t.traceparent, kept.started_at,
+       kept.finished_at, now() + %(hint_interval)s
+FROM app.tasks t
+LEFT JOIN app.tasks kept ON kept.task_id = t.task_id AND (kept.status = 'completed' OR NOT %(redo)s)
+WHERE t.job_id = %(job_id)s AND t.stage <= %(kept)s
 
 -- name: carry_items
 INSERT INTO app.task_items (task_id, phase, item_key, data)
@@ -40,8 +42,8 @@ FROM app.task_items i JOIN app.tasks t USING (task_id)
 WHERE t.job_id = %(job_id)s AND t.stage <= %(kept)s AND t.status <> 'completed'
 
 -- name: carry_stages
-INSERT INTO app.stages (job_id, stage, name, task_type, runs_on, total, remaining, finished_at)
-SELECT %(new_id)s, s.stage, s.name, s.task_type, s.runs_on, s.total, open.n,
+INSERT INTO app.stages (job_id, stage, name, task_type, runs_on, total, remaining, failed, finished_at)
+SELECT %(new_id)s, s.stage, s.name, s.task_type, s.runs_on, s.total, open.n, CASE WHEN %(redo)s THEN 0 ELSE s.failed END,
        CASE WHEN open.n = 0 THEN coalesce(s.finished_at, now()) END
 FROM app.stages s,
      LATERAL (SELECT count(*) AS n FROM app.tasks t

@@ -105,13 +105,15 @@ RETURNING message ->> 'message_type' AS message_type
 -- name: cancel_unwanted
 -- Waiting tasks of jobs that have ended.
 WITH unwanted AS (
-    SELECT t.task_id FROM app.tasks t JOIN app.jobs j USING (job_id)
+    SELECT t.task_id, j.status FROM app.tasks t JOIN app.jobs j USING (job_id)
     WHERE t.status IN ('pending', 'queued') AND j.status NOT IN ('queued', 'processing')
     LIMIT %(limit)s
     FOR UPDATE OF t SKIP LOCKED
 ), cancelled AS (
     UPDATE app.tasks t
-    SET status = 'cancelled', execute_after = NULL, finished_at = now(), updated_at = now()
+    SET status = 'cancelled', execute_after = NULL, finished_at = now(), updated_at = now(),
+        error_details = jsonb_build_object('type', 'JobEnded', 'retryable', false,
+                                           'message', 'cancelled: its job is ' || unwanted.status)
     FROM unwanted WHERE t.task_id = unwanted.task_id
     RETURNING t.task_id, t.job_id, t.stage, t.callback_url, t.traceparent
 ), counted AS (

@@ -120,21 +120,31 @@ WITH ended AS (
     SET status = 'cancelled', error_details = %(error)s, lease_owner = NULL, lease_expires_at = NULL,
         finished_at = now(), updated_at = now()
     WHERE task_id = %(task_id)s AND attempt = %(attempt)s AND status = 'processing'
-    RETURNING task_id, job_id, stage, attempt, started_at, callback_url, traceparent
+    RETURNING task_id, job_id, job_type, stage, attempt, started_at, callback_url, traceparent
 ), history AS (
     INSERT INTO app.task_attempts (task_id, attempt, worker_id, outcome, started_at, reason)
     SELECT task_id, attempt, %(worker_id)s, 'cancelled', started_at, %(reason)s FROM ended
 ), counted AS (
-    UPDATE app.stages s SET remaining = s.remaining - 1
+    UPDATE app.stages s
+    SET remaining = s.remaining - 1, finished_at = CASE WHEN s.remaining = 1 THEN now() END
     FROM ended e WHERE s.job_id = e.job_id AND s.stage = e.stage
     RETURNING s.remaining
+), lights_out AS (
+    -- A job that still wants the task goes on without it.
+    INSERT INTO app.outbox (channel, message, job_id, available_at)
+    SELECT 'jobs', app.stage_message(e.job_id, e.job_type, e.stage, %(worker_id)s, e.traceparent), e.job_id,
+           now() + %(hold_jobs)s
+    FROM ended e JOIN app.jobs j ON j.job_id = e.job_id AND j.status = 'processing', counted
+    WHERE counted.remaining = 0
+    RETURNING entry_id, channel, message, created_at
 ), called AS (
     INSERT INTO app.outbox (channel, message, job_id, task_id, available_at)
     SELECT 'callbacks', app.ended_message(task_id, job_id, traceparent), job_id, task_id, now() + %(hold_callbacks)s
     FROM ended WHERE callback_url IS NOT NULL
     RETURNING entry_id, channel, message, created_at
 )
-SELECT counted.remaining, called.* FROM counted LEFT JOIN called ON true
+SELECT counted.remaining, e.* FROM counted
+LEFT JOIN (SELECT * FROM lights_out UNION ALL SELECT * FROM called) e ON true
 
 -- name: fail
 -- %(attempt)s NULL: end a waiting task that no transport can deliver. %(expired)s: only when its lease has run out.
