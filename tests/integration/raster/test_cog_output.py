@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from raster_support import RASTERS, context_in, textured, write_raster
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NodataShadowWarning
 from rio_cogeo.cogeo import cog_validate
@@ -21,6 +20,7 @@ from services.raster.errors import RasterError
 from services.raster.outputs import sha256_of
 from services.raster.parameters import CreateCog
 from services.raster.steps import run_cog
+from tests.raster_support import RASTERS, context_in, textured, write_raster
 
 pytestmark = pytest.mark.filterwarnings(f"ignore::{NodataShadowWarning.__module__}.{NodataShadowWarning.__qualname__}")
 
