@@ -12,6 +12,8 @@ from infrastructure.connection_pool import ConnectionPoolManager, PoolSettings
 from infrastructure.inline_executor import HandlerParts
 from infrastructure.postgres.checkpoint_store import PostgresCheckpointStore
 from infrastructure.postgres.database import Database
+from infrastructure.postgres.h3_store import PostgresGridStore
+from services.h3.ports import STORE
 from services.registry import handler_registry
 
 BOOTSTRAP = "app.child:parts"
@@ -32,6 +34,11 @@ def plain_services(settings: Settings) -> Mapping[str, Any]:
     return {"output_dir": settings.output_dir}
 
 
+def with_stores(services: Mapping[str, Any], database: Database) -> Mapping[str, Any]:
+    """The same, and what needs a database."""
+    return {**services, STORE: PostgresGridStore(database)}
+
+
 @contextmanager
 def parts(told: Mapping[str, Any]) -> Iterator[HandlerParts]:
     """The parts of one child process, for as long as it lives."""
@@ -45,12 +52,13 @@ def parts(told: Mapping[str, Any]) -> Iterator[HandlerParts]:
         PoolSettings(min_size=1, max_size=2, application_name="geoworker child"),
         password=password,
     )
+    database = Database(pool)
     try:
         yield HandlerParts(
             handlers=handler_registry(),
-            checkpoints=PostgresCheckpointStore(Database(pool)),
+            checkpoints=PostgresCheckpointStore(database),
             work_root=Path(told["work_root"]),
-            services={name: Path(value) for name, value in told["services"].items()},
+            services=with_stores({name: Path(value) for name, value in told["services"].items()}, database),
         )
     finally:
         pool.close()

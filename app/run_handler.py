@@ -15,6 +15,7 @@ from core.records import Checkpoint, Claim, Progress, RunsOn, TaskRecord
 from core.states import TaskStatus
 from core.stopping import StopToken
 from infrastructure.inline_executor import HandlerParts, run_claimed
+from services.h3.ports import STORE
 from services.registry import handler_registry
 
 
@@ -43,14 +44,20 @@ class _ForgetfulCheckpoints:
 def run_one(
     settings: Settings, task_type: str, parameters: Mapping[str, Any], output_dir: Path | None
 ) -> tuple[bool, Mapping[str, Any]]:
-    """Run the handler; returns whether it succeeded, and its result or its error.
+    """Run the handler; returns whether it succeeded, and its result or its error. H3 grids are kept in memory.
 
     Raises:
         UnknownTaskType: when no such handler is registered.
     """
+    from services.h3.memory_store import InMemoryGridStore
+
     handlers = handler_registry()
     spec = handlers[task_type]
-    services = {**plain_services(settings), **({"output_dir": output_dir.resolve()} if output_dir else {})}
+    services = {
+        **plain_services(settings),
+        STORE: InMemoryGridStore(),
+        **({"output_dir": output_dir.resolve()} if output_dir else {}),
+    }
     task = TaskRecord(
         task_id="run-handler",
         job_id="run-handler",
