@@ -88,11 +88,7 @@ def footprint(profile: Profile) -> Footprint | None:
     project = _to_degrees(profile.crs)
 
     def place(columns: Floats, rows: Floats) -> tuple[Floats, Floats]:
-        transform = profile.transform
-        return project(
-            transform.a * columns + transform.b * rows + transform.c,
-            transform.d * columns + transform.e * rows + transform.f,
-        )
+        return project(*profile.ground(columns, rows))
 
     longitudes, latitudes = place(*_outline(profile.width, profile.height))
     if not np.isfinite(longitudes).all():

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from raster_support import RASTERS, context_in, textured, write_raster
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NodataShadowWarning
 from rio_cogeo.cogeo import cog_validate
@@ -21,6 +20,7 @@ from services.raster.errors import RasterError
 from services.raster.outputs import sha256_of
 from services.raster.parameters import CreateCog
 from services.raster.steps import run_cog
+from tests.raster_support import RASTERS, context_in, textured, write_raster
 
 pytestmark = pytest.mark.filterwarnings(f"ignore::{NodataShadowWarning.__module__}.{NodataShadowWarning.__qualname__}")
 
@@ -270,6 +270,26 @@ def test_a_raster_across_the_antimeridian_stays_in_one_piece_in_degrees(tmp_path
         assert 177 < cog.bounds.left < 179
         assert 181 < cog.bounds.right < 182
         assert cog.width < 4000
+
+
+def test_a_target_whose_edge_runs_through_the_raster_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RasterError, match="180th meridian") as caught:
+        make(RASTERS / "riotiler__cog_dateline.tif", tmp_path, target_crs="EPSG:3857")
+    assert caught.value.code == "CRS_NOT_TRANSFORMABLE"
+    assert make(RASTERS / "riotiler__cog_dateline.tif", tmp_path, target_crs="EPSG:3832")["shape"][0] > 2000
+
+
+def test_the_poles_are_cut_off_in_web_mercator(tmp_path: Path) -> None:
+    rows = np.repeat(np.arange(180, dtype="float32")[None, :, None], 360, axis=2)
+    source = write_raster(tmp_path / "w.tif", rows, crs="EPSG:4326", transform=Affine(1, 0, -180, 0, -1, 90))
+    made = make(source, tmp_path, target_crs="EPSG:3857")
+    assert_valid(made)
+    edge = 20037508.342789244
+    with rasterio.open(made["path"]) as cog:
+        assert cog.bounds == pytest.approx((-edge, -edge, edge, edge), rel=0.01)
+        middle = cog.read(1)[:, cog.width // 2]
+        assert middle[np.isfinite(middle)].size > 0.98 * cog.height
+        assert middle[cog.height // 2] == pytest.approx(90, abs=1.5)
 
 
 def test_metadata_survives_a_warp(tmp_path: Path) -> None:

@@ -13,13 +13,13 @@ import rasterio
 from affine import Affine
 from PIL import Image
 from pystac.validation.stac_validator import JsonSchemaSTACValidator
-from raster_support import RASTERS, context_in, textured, write_raster
 
 from services.raster import sample_raster
 from services.raster.complete import process
 from services.raster.outputs import sha256_of
 from services.raster.parameters import CreateStacItem, ProcessRaster
 from services.raster.steps import run_stac
+from tests.raster_support import RASTERS, context_in, textured, write_raster
 
 
 def described(source: Path, tmp_path: Path, **parameters: Any) -> tuple[dict[str, Any], dict[str, Any], Image.Image]:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from affine import Affine
-from raster_support import RASTERS, context_in, textured, write_raster
 from rasterio.enums import ColorInterp
 
 from services.raster import sample_raster
 from services.raster.parameters import ValidateRaster
 from services.raster.steps import run_validation
+from tests.raster_support import RASTERS, context_in, textured, write_raster
 
 
 def inspect(path: Path, tmp_path: Path) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import rasterio
-from raster_support import MemoryCheckpoint, context_in, textured, write_raster
 
 from core.docker_context import DockerTaskContext
 from core.handlers import HandlerRegistry
@@ -20,6 +19,7 @@ from services.raster.jobs import ProcessRasterV2
 from services.raster.outputs import sha256_of
 from services.raster.parameters import ProcessRaster
 from services.raster.registry import HANDLERS
+from tests.raster_support import MemoryCheckpoint, context_in, textured, write_raster
 
 HANDLER = HandlerRegistry(HANDLERS)["process_raster_complete"]
 

@@ -9,7 +9,6 @@ import pytest
 from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from raster_support import RASTERS
 from shapely.geometry import Point, shape
 
 from services.raster.errors import RasterError
@@ -17,6 +16,7 @@ from services.raster.footprint import Footprint, footprint
 from services.raster.gdal import gdal_environment
 from services.raster.profile import Georeferencing, Profile, parsed_crs
 from services.raster.validation import validate
+from tests.raster_support import RASTERS
 
 
 def profile(crs: str, transform: Affine, width: int = 100, height: int = 100) -> Profile:

@@ -10,9 +10,9 @@ import rasterio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from raster_support import write_raster
 
 from services.raster.statistics import Accumulator, sample_windows
+from tests.raster_support import write_raster
 
 NOT_FINITE = [np.nan, np.inf, -np.inf]
 
