@@ -23,13 +23,15 @@ def arguments(settings: Settings, conninfo: str) -> Mapping[str, Any]:
         "conninfo": conninfo,
         "entra": settings.database_entra_auth,
         "work_root": str(settings.work_root),
-        "services": {name: str(value) for name, value in plain_services(settings).items()},
+        "output_dir": str(settings.output_dir),
     }
 
 
-def plain_services(settings: Settings) -> Mapping[str, Any]:
-    """What handlers are offered by name (``context.services``) in every process."""
-    return {"output_dir": settings.output_dir}
+def handler_services(output_dir: Path, database: Database) -> Mapping[str, Any]:
+    """What handlers are offered by name (``context.services``) in every process with a database."""
+    from infrastructure.postgres.h3_store import PostgresGridStore
+
+    return {"output_dir": output_dir, "h3_grid_store": PostgresGridStore(database)}
 
 
 @contextmanager
@@ -45,12 +47,13 @@ def parts(told: Mapping[str, Any]) -> Iterator[HandlerParts]:
         PoolSettings(min_size=1, max_size=2, application_name="geoworker child"),
         password=password,
     )
+    database = Database(pool)
     try:
         yield HandlerParts(
             handlers=handler_registry(),
-            checkpoints=PostgresCheckpointStore(Database(pool)),
+            checkpoints=PostgresCheckpointStore(database),
             work_root=Path(told["work_root"]),
-            services={name: Path(value) for name, value in told["services"].items()},
+            services=handler_services(Path(told["output_dir"]), database),
         )
     finally:
         pool.close()

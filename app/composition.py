@@ -161,7 +161,7 @@ def compose(settings: Settings, role: Role, *, database_url: str | None = None) 
         handlers=handlers,
         store=store,
         publisher=relay,
-        executor=_executor(settings, role, handlers, checkpoints, conninfo),
+        executor=_executor(settings, role, handlers, database, conninfo),
         options=MachineOptions(
             worker_id=settings.worker_id,
             lease=timedelta(seconds=settings.lease_seconds),
@@ -353,14 +353,14 @@ def _concurrency(settings: Settings, channel: Channel) -> int:
 
 
 def _executor(
-    settings: Settings, role: Role, handlers: HandlerRegistry, checkpoints: CheckpointStore, conninfo: str
+    settings: Settings, role: Role, handlers: HandlerRegistry, database: Database, conninfo: str
 ) -> TaskExecutor:
     inline = InlineExecutor(
         HandlerParts(
             handlers=handlers,
-            checkpoints=checkpoints,
+            checkpoints=PostgresCheckpointStore(database),
             work_root=settings.work_root,
-            services=child.plain_services(settings),
+            services=child.handler_services(settings.output_dir, database),
         )
     )
     if Role.WORKER not in role:

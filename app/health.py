@@ -42,7 +42,7 @@ def not_ready_because(application: Application) -> str | None:
     state = application.lifecycle.state
     if state is not LifecycleState.RUNNING:
         return str(state)
-    dead = [name for name, worker in application.workers.items() if not worker.healthy]
+    dead = [name for name, worker in application.workers.items() if worker.started and not worker.healthy]
     if dead:
         return f"not running: {', '.join(dead)}"
     if not database_health(application)["reachable"]:
@@ -55,7 +55,7 @@ def health(application: Application) -> tuple[int, Mapping[str, Any]]:
     lifecycle = application.lifecycle
     database = database_health(application)
     workers = {name: worker.status() for name, worker in application.workers.items()}
-    broken = [name for name, worker in application.workers.items() if not worker.healthy]
+    broken = [name for name, worker in application.workers.items() if worker.started and not worker.healthy]
     if lifecycle.is_shutting_down:
         status = "shutting_down"
     elif not database["reachable"] or broken:

@@ -67,13 +67,17 @@ class DockerWorkerLifecycle:
         """Whether a stop was asked for."""
         return self._state in (LifecycleState.SHUTTING_DOWN, LifecycleState.STOPPED)
 
-    def start(self) -> None:
-        """Start the background parts, then the workers."""
+    def start_background(self) -> None:
+        """Start the relay and the sweeper alone: where a host triggers the work, no loop of ours polls for it."""
         for part in self._background:
             part.start()
+        self._state = LifecycleState.RUNNING
+
+    def start(self) -> None:
+        """Start the background parts, then the workers."""
+        self.start_background()
         for worker in self.workers:
             worker.start()
-        self._state = LifecycleState.RUNNING
 
     def initiate_shutdown(self) -> None:
         """Begin to stop; returns at once. Safe in a signal handler's thread and more than once."""

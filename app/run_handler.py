@@ -8,7 +8,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, assert_never
 
-from app.child import plain_services
 from app.settings import Settings
 from core.ports import Raised, Returned, Stopped
 from core.records import Checkpoint, Claim, Progress, RunsOn, TaskRecord
@@ -50,7 +49,10 @@ def run_one(
     """
     handlers = handler_registry()
     spec = handlers[task_type]
-    services = {**plain_services(settings), **({"output_dir": output_dir.resolve()} if output_dir else {})}
+    services = {
+        "output_dir": output_dir.resolve() if output_dir is not None else settings.output_dir,
+        "h3_grid_store": _grid_store(),
+    }
     task = TaskRecord(
         task_id="run-handler",
         job_id="run-handler",
@@ -78,3 +80,9 @@ def run_one(
             return False, {"success": False, "error": {"type": "Stopped", "message": detail}}
         case _:
             assert_never(execution)
+
+
+def _grid_store() -> object:
+    from services.h3.memory_store import InMemoryGridStore
+
+    return InMemoryGridStore()

@@ -172,6 +172,11 @@ class BackgroundQueueWorker:
         return any(thread.is_alive() for thread in self._threads)
 
     @property
+    def started(self) -> bool:
+        """Whether the loops were started here (a Function App's host triggers the work instead)."""
+        return bool(self._threads)
+
+    @property
     def healthy(self) -> bool:
         """Whether every loop that was started still runs."""
         return bool(self._threads) and all(thread.is_alive() for thread in self._threads)

@@ -1,0 +1,1 @@
+"""H3 grids: cells of an area at several resolutions, stored, exported, drawn and filled with raster statistics."""
