@@ -14,12 +14,12 @@ import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
+from core.handlers import HandlerRegistry
 from core.ports import Execution, Raised, Returned
 from core.records import Checkpoint, Claim, Progress, RunsOn, TaskRecord
 from core.states import TaskStatus
 from core.stopping import StopReason, StopToken
 from infrastructure.inline_executor import HandlerParts, run_claimed
-from core.handlers import HandlerRegistry
 from services.h3.bits import Cells
 from services.h3.grid import Containment
 from services.h3.memory_store import InMemoryGridStore
