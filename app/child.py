@@ -12,8 +12,6 @@ from infrastructure.connection_pool import ConnectionPoolManager, PoolSettings
 from infrastructure.inline_executor import HandlerParts
 from infrastructure.postgres.checkpoint_store import PostgresCheckpointStore
 from infrastructure.postgres.database import Database
-from infrastructure.postgres.h3_store import PostgresGridStore
-from services.h3.ports import STORE
 from services.registry import handler_registry
 
 BOOTSTRAP = "app.child:parts"
@@ -25,18 +23,15 @@ def arguments(settings: Settings, conninfo: str) -> Mapping[str, Any]:
         "conninfo": conninfo,
         "entra": settings.database_entra_auth,
         "work_root": str(settings.work_root),
-        "services": {name: str(value) for name, value in plain_services(settings).items()},
+        "output_dir": str(settings.output_dir),
     }
 
 
-def plain_services(settings: Settings) -> Mapping[str, Any]:
-    """What handlers are offered by name (``context.services``) in every process."""
-    return {"output_dir": settings.output_dir}
+def handler_services(output_dir: Path, database: Database) -> Mapping[str, Any]:
+    """What handlers are offered by name (``context.services``) in every process with a database."""
+    from infrastructure.postgres.h3_store import PostgresGridStore
 
-
-def with_stores(services: Mapping[str, Any], database: Database) -> Mapping[str, Any]:
-    """The same, and what needs a database."""
-    return {**services, STORE: PostgresGridStore(database)}
+    return {"output_dir": output_dir, "h3_grid_store": PostgresGridStore(database)}
 
 
 @contextmanager
@@ -58,7 +53,7 @@ def parts(told: Mapping[str, Any]) -> Iterator[HandlerParts]:
             handlers=handler_registry(),
             checkpoints=PostgresCheckpointStore(database),
             work_root=Path(told["work_root"]),
-            services=with_stores({name: Path(value) for name, value in told["services"].items()}, database),
+            services=handler_services(Path(told["output_dir"]), database),
         )
     finally:
         pool.close()

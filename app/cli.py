@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -20,6 +20,9 @@ from app.views import job_status_view, job_view
 from core.errors import Fault, GeoworkerError, InvalidInput, JobNotFound
 from core.records import JobQuery, JobRecord
 from core.states import JobStatus
+
+if TYPE_CHECKING:
+    from testing.emulator import ServiceBusEmulator
 
 _FAILED = (JobStatus.FAILED, JobStatus.CANCELLED)
 
@@ -296,6 +299,20 @@ def worker(host: str | None, port: int | None) -> None:
 def orchestrator(host: str | None, port: int | None) -> None:
     """Take jobs, plan their stages and run short tasks: the Function App's parts as a process."""
     _serve(Role.ORCHESTRATOR, host, port)
+
+
+@cli.command()
+@click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A Config.json.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=5672, show_default=True, help="Port to listen on.")
+def emulator(config: Path | None, host: str, port: int) -> None:
+    """Run the Service Bus emulator for local development; prints its connection string."""
+    from testing.emulator import run
+
+    def ready(started: ServiceBusEmulator) -> None:
+        Console().print(started.connection_string, highlight=False, soft_wrap=True)
+
+    run(config, host, port, on_ready=ready)
 
 
 def _serve(role: Role, host: str | None, port: int | None) -> None:

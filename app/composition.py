@@ -156,18 +156,12 @@ def compose(settings: Settings, role: Role, *, database_url: str | None = None) 
         rng,
     )
     jobs, handlers = job_registry(), handler_registry()
-    parts = HandlerParts(
-        handlers=handlers,
-        checkpoints=checkpoints,
-        work_root=settings.work_root,
-        services=child.with_stores(child.plain_services(settings), database),
-    )
     machine = CoreMachine(
         jobs=jobs,
         handlers=handlers,
         store=store,
         publisher=relay,
-        executor=_executor(settings, role, parts, conninfo),
+        executor=_executor(settings, role, handlers, database, conninfo),
         options=MachineOptions(
             worker_id=settings.worker_id,
             lease=timedelta(seconds=settings.lease_seconds),
@@ -358,8 +352,17 @@ def _concurrency(settings: Settings, channel: Channel) -> int:
             assert_never(channel)
 
 
-def _executor(settings: Settings, role: Role, parts: HandlerParts, conninfo: str) -> TaskExecutor:
-    inline = InlineExecutor(parts)
+def _executor(
+    settings: Settings, role: Role, handlers: HandlerRegistry, database: Database, conninfo: str
+) -> TaskExecutor:
+    inline = InlineExecutor(
+        HandlerParts(
+            handlers=handlers,
+            checkpoints=PostgresCheckpointStore(database),
+            work_root=settings.work_root,
+            services=child.handler_services(settings.output_dir, database),
+        )
+    )
     if Role.WORKER not in role:
         return inline
     return ExecutorByPlace({RunsOn.FUNCTIONS: inline, RunsOn.DOCKER: process_executor(settings, conninfo)})

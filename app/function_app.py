@@ -46,7 +46,7 @@ class FrontDoor:
 
     @property
     def application(self) -> Application:
-        """The wired parts, migrated and running; in service_bus mode the host triggers what our loops would poll for."""
+        """The wired parts, migrated and running; in service_bus mode the host triggers take our loops' place."""
         with self._lock:
             if self._application is None:
                 configure_logging(self.settings)

@@ -8,14 +8,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, assert_never
 
-from app.child import plain_services
 from app.settings import Settings
 from core.ports import Raised, Returned, Stopped
 from core.records import Checkpoint, Claim, Progress, RunsOn, TaskRecord
 from core.states import TaskStatus
 from core.stopping import StopToken
 from infrastructure.inline_executor import HandlerParts, run_claimed
-from services.h3.ports import STORE
 from services.registry import handler_registry
 
 
@@ -44,19 +42,16 @@ class _ForgetfulCheckpoints:
 def run_one(
     settings: Settings, task_type: str, parameters: Mapping[str, Any], output_dir: Path | None
 ) -> tuple[bool, Mapping[str, Any]]:
-    """Run the handler; returns whether it succeeded, and its result or its error. H3 grids are kept in memory.
+    """Run the handler; returns whether it succeeded, and its result or its error.
 
     Raises:
         UnknownTaskType: when no such handler is registered.
     """
-    from services.h3.memory_store import InMemoryGridStore
-
     handlers = handler_registry()
     spec = handlers[task_type]
     services = {
-        **plain_services(settings),
-        STORE: InMemoryGridStore(),
-        **({"output_dir": output_dir.resolve()} if output_dir else {}),
+        "output_dir": output_dir.resolve() if output_dir is not None else settings.output_dir,
+        "h3_grid_store": _grid_store(),
     }
     task = TaskRecord(
         task_id="run-handler",
@@ -85,3 +80,9 @@ def run_one(
             return False, {"success": False, "error": {"type": "Stopped", "message": detail}}
         case _:
             assert_never(execution)
+
+
+def _grid_store() -> object:
+    from services.h3.memory_store import InMemoryGridStore
+
+    return InMemoryGridStore()

@@ -79,11 +79,10 @@ class Relay:
 
     def publish(self, entries: Sequence[OutboxEntry]) -> None:
         """Send entries that were just committed. Never fails: what cannot be sent stays in the outbox."""
-        if not entries:
-            self._wake.set()
-            return
-        self._send(entries)
-        self._wake.set()
+        if entries:
+            self._send(entries)
+        if not entries or len(self._to_mark) >= _BATCH:
+            self._wake.set()  # fewer are marked in bulk at the next poll: a commit each would slow the work's own
 
     def start(self) -> None:
         """Sweep the outbox in a thread until :meth:`stop`."""

@@ -17,7 +17,7 @@ from testing.clock import Clock
 from testing.memory.checkpoints import CheckpointStatements
 from testing.memory.outbox import OutboxStatements
 from testing.memory.replay import ReplayStatements
-from testing.memory.rows import JobRow, StageRow, TaskRow, stored
+from testing.memory.rows import JobRow, OutboxRow, StageRow, TaskRow, stored
 from testing.memory.sweep import SweepStatements
 from testing.memory.tables import atomic
 
@@ -188,11 +188,7 @@ class MockStateManager(SweepStatements, ReplayStatements, OutboxStatements, Chec
                 "entry_id": row.entry_id,
                 "channel": str(row.channel),
                 "message": row.message,
-                "state": "sent"
-                if row.sent_at is not None
-                else "given_up"
-                if row.given_up_at is not None
-                else "waiting",
+                "state": _outbox_state(row),
                 "tries": row.tries,
                 "last_error": row.last_error,
             }
@@ -206,6 +202,12 @@ class MockStateManager(SweepStatements, ReplayStatements, OutboxStatements, Chec
             {"operation": operation.name, **operation.facts, "timestamp": operation.at.isoformat()}
             for operation in self._log
         ]
+
+
+def _outbox_state(row: OutboxRow) -> str:
+    if row.sent_at is not None:
+        return "sent"
+    return "waiting" if row.given_up_at is None else "given_up"
 
 
 def _job_view(job: JobRow) -> dict[str, Any]:

@@ -130,9 +130,9 @@ def write_raster(
         transform=transform or Affine(10.0, 0.0, 500_000.0, 0.0, -10.0, 5_000_000.0),
         **options,
     ) as written:
-        written.write(pixels)
         if colorinterp is not None:
             written.colorinterp = colorinterp
+        written.write(pixels)
         if tags:
             written.update_tags(**tags)
     return path

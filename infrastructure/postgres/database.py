@@ -20,6 +20,7 @@ ILLEGAL_TRANSITION = "GW001"  # SQLSTATE raised by the transition triggers
 
 # Serialization failure, deadlock, and the states of a server that is starting, stopping or failing over.
 _TRY_AGAIN = ("40001", "40P01", "57P01", "57P02", "57P03", "53300", "25006")
+_NO_SCHEMA = ("3F000", "42P01", "42883")
 _TRIES = 3
 
 
@@ -37,6 +38,8 @@ def translated() -> Iterator[None]:
     except psycopg.Error as error:
         if error.sqlstate == ILLEGAL_TRANSITION:
             raise IllegalTransition(str(error.diag.message_primary)) from error
+        if error.sqlstate in _NO_SCHEMA:
+            raise StoreUnavailable("the database schema is not there yet; apply it: geoworker migrate") from error
         if is_connection_fault(error):
             raise StoreUnavailable(f"the database went away: {type(error).__name__}") from error
         raise

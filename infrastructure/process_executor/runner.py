@@ -130,15 +130,26 @@ def _forward_logs(channel: FrameChannel, level: int) -> None:
 def _stay_deaf_to_group_signals() -> None:
     """Platforms that signal every process of a container mean the worker; it tells its children by the channel.
 
-    A handler function, unlike SIG_IGN, is not passed on to programs that a task starts; forks of this process (pools)
-    get the default back with the first signal.
+    Programs that a task starts get the default back by exec, forks (pools) by the hooks: signals wait while a fork is
+    being made, since the interpreter forgets those that come in that moment.
     """
-    me = os.getpid()
+    numbers = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
-    def ignore(number: int, _frame: object) -> None:
-        if os.getpid() != me:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+    def ignore(_number: int, _frame: object) -> None:
+        return
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    def before_fork() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+
+    def after_fork_in_parent() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+
+    def after_fork_in_child() -> None:
+        for number in numbers:
+            if signal.getsignal(number) is ignore:
+                signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+
+    for number in numbers:
         signal.signal(number, ignore)
+    os.register_at_fork(before=before_fork, after_in_parent=after_fork_in_parent, after_in_child=after_fork_in_child)

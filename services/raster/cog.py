@@ -7,13 +7,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 from core.errors import TransientError
 from services.raster.cog_check import CogCheck, check_cog
 from services.raster.cog_options import CogOptions
 from services.raster.errors import Code, RasterError
 from services.raster.gdal import gdal_errors, gdal_messages, judged_here
-from services.raster.materialise import nodata_to_mask, warp_to
+from services.raster.materialise import STATISTICS_TAGS, nodata_to_mask, warp_to
 from services.raster.outputs import part_of, publish, sha256_of
 from services.raster.parameters import RasterType
 from services.raster.profile import Georeferencing, Profile, crs_name, has_own_crs, parsed_crs
@@ -138,14 +139,21 @@ def _encodable(
         yield warp_to(source, profile, target, options, scratch=scratch, watch=watch)
     elif _needs_mask(profile, options):
         yield nodata_to_mask(source, scratch, watch)
-    elif not has_own_crs(source):
-        yield _with_crs(source, profile, part)
+    elif not has_own_crs(source) or _has_statistics(source):
+        yield _corrected(source, profile, part)
     else:
         yield source
 
 
-def _with_crs(source: DatasetReader, profile: Profile, part: Path) -> Path:
-    """A VRT of our own making over the source, which differs from it in its CRS alone."""
+def _has_statistics(source: DatasetReader) -> bool:
+    return any(name.startswith(STATISTICS_TAGS) for band in source.indexes for name in source.tags(band))
+
+
+def _corrected(source: DatasetReader, profile: Profile, part: Path) -> Path:
+    """A VRT of our own making over the source, with its CRS supplied and without statistics.
+
+    GDAL trusts statistics that a source carries and would write them into the COG, however old they are.
+    """
     import rasterio
     from rasterio.shutil import copy
 
@@ -153,6 +161,12 @@ def _with_crs(source: DatasetReader, profile: Profile, part: Path) -> Path:
     copy(source, described, driver="VRT")
     with rasterio.open(described, "r+", driver="VRT") as view:
         view.crs = profile.crs
+    document = ElementTree.parse(described)  # noqa: S314 - GDAL has just written it
+    for metadata in document.iter("Metadata"):
+        for entry in metadata.findall("MDI"):
+            if entry.get("key", "").startswith(STATISTICS_TAGS):
+                metadata.remove(entry)
+    document.write(described, encoding="utf-8")
     return described
 
 

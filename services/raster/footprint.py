@@ -28,6 +28,7 @@ _EARTH_RADIUS = 6_378_137.0
 _STEPS = 64
 _RAYS = 360
 _DIGITS = 7
+_SIMPLIFY = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +88,7 @@ def footprint(profile: Profile) -> Footprint | None:
     project = _to_degrees(profile.crs)
 
     def place(columns: Floats, rows: Floats) -> tuple[Floats, Floats]:
-        transform = profile.transform
-        return project(
-            transform.a * columns + transform.b * rows + transform.c,
-            transform.d * columns + transform.e * rows + transform.f,
-        )
+        return project(*profile.ground(columns, rows))
 
     longitudes, latitudes = place(*_outline(profile.width, profile.height))
     if not np.isfinite(longitudes).all():
@@ -241,18 +238,17 @@ def _around_pole(ring: Floats, latitudes: Floats, *, north: bool) -> Footprint:
 
 
 def _as_footprint(ring: Floats, latitudes: Floats) -> Footprint:
+    import numpy as np
     from shapely.geometry import Polygon
 
-    span = float(ring.max() - ring.min())
-    south, north = float(latitudes.min()), float(latitudes.max())
-    if span >= 360.0 - 1e-9:
+    size = max(float(np.ptp(ring)), float(np.ptp(latitudes)), 1e-9)
+    polygon = Polygon(zip(ring, latitudes, strict=True)).simplify(_SIMPLIFY * size)
+    left, south, right, north = polygon.bounds
+    if right - left >= 360.0 - 1e-9:
         west, east = -180.0, 180.0
     else:
-        west, east = _into_circle(float(ring.min())), _into_circle(float(ring.max()), closed=True)
-    polygon = Polygon(zip(ring, latitudes, strict=True))
-    tolerance = 1e-5 * max(span, north - south, 1e-9)
-    geometry = _wrapped(polygon.simplify(tolerance))
-    return Footprint(_geojson(geometry), (_rounded(west), _rounded(south), _rounded(east), _rounded(north)))
+        west, east = _into_circle(left), _into_circle(right, closed=True)
+    return Footprint(_geojson(_wrapped(polygon)), (_rounded(west), _rounded(south), _rounded(east), _rounded(north)))
 
 
 def _into_circle(longitude: float, *, closed: bool = False) -> float:

@@ -15,6 +15,7 @@ from services.raster.cog_options import CogOptions
 from services.raster.errors import Code, RasterError
 from services.raster.footprint import crosses_antimeridian
 from services.raster.gdal import MIB, gdal_errors
+from services.raster.grid import grid_for
 from services.raster.profile import Profile, crs_name
 from services.raster.source import MAX_DECLARED_BYTES
 from services.raster.validation import readable_pixels
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _WARP_MEMORY_MIB = 64
 _TOLERANCE = 0.01
+STATISTICS_TAGS = "STATISTICS_"
 
 
 def warp_to(
@@ -53,6 +55,8 @@ def warp_to(
     if nodata is None and profile.dtype.startswith("float") and not (profile.has_alpha or profile.has_dataset_mask):
         nodata = float("nan")
     masked = nodata is None and not profile.has_alpha
+    grid = grid_for(profile, target)
+    wanted = {} if grid is None else {"transform": grid.transform, "width": grid.width, "height": grid.height}
     with ExitStack() as stack:
         if target.is_geographic and crosses_antimeridian(profile):
             stack.enter_context(rasterio.Env(CENTER_LONG=180))
@@ -69,6 +73,7 @@ def warp_to(
                     warp_mem_limit=_WARP_MEMORY_MIB,
                     tolerance=_TOLERANCE,
                     num_threads=options.threads,
+                    **wanted,
                 )
             )
         except gdal_errors() as error:
@@ -142,7 +147,7 @@ def _describe(written: Any, source: DatasetReader) -> None:
 
 
 def _lasting(tags: dict[str, str]) -> dict[str, str]:
-    return {name: text for name, text in tags.items() if not name.startswith("STATISTICS_")}
+    return {name: text for name, text in tags.items() if not name.startswith(STATISTICS_TAGS)}
 
 
 def _bound(view: Any, profile: Profile) -> None:

@@ -82,8 +82,8 @@ class Profile:
         """Whether the raster carries a mask of its own (not alpha, not nodata)."""
         return any("per_dataset" in flags and "alpha" not in flags for flags in self.mask_flags)
 
-    def ground(self, column: float, row: float) -> tuple[float, float]:
-        """The (x, y) of a place in pixel coordinates (0, 0 is the outer corner of the first pixel)."""
+    def ground(self, column: Any, row: Any) -> tuple[Any, Any]:
+        """The (x, y) of a place, or arrays of places, in pixel coordinates (0, 0 is the first pixel's outer corner)."""
         transform = self.transform
         return (
             transform.a * column + transform.b * row + transform.c,

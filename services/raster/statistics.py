@@ -22,7 +22,8 @@ _DISTINCT_LIMIT = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BandStatistics:
-    """Statistics of one band's valid pixels; ``minimum`` to ``stddev`` are None when there are none.
+    """Statistics of one band's valid pixels; ``minimum`` to ``stddev`` are None when there are none
+    (``mean`` and ``stddev`` also when they are beyond the range of float64).
 
     ``valid_percent`` is the share of pixels looked at that are neither masked nor NaN nor infinite. ``exact`` says
     whether every pixel was looked at. ``distinct`` is the number of different values seen, or None above 256.
@@ -79,8 +80,9 @@ class Accumulator:
         self._maximum = max(self._maximum, float(picked.max()))
         self._note_values(picked)
         count = int(picked.size)
-        mean = float(picked.mean(dtype=np.float64))
-        m2 = float(picked.var(dtype=np.float64)) * count
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean = float(picked.mean(dtype=np.float64))
+            m2 = float(picked.var(dtype=np.float64)) * count
         delta = mean - self._mean
         total = self._valid + count
         self._mean += delta * count / total
@@ -104,7 +106,7 @@ class Accumulator:
             minimum=_finite(self._minimum) if some else None,
             maximum=_finite(self._maximum) if some else None,
             mean=_finite(self._mean) if some else None,
-            stddev=_finite(math.sqrt(max(0.0, self._m2 / self._valid))) if some else None,
+            stddev=_finite(math.sqrt(self._m2 / self._valid)) if some else None,
             valid_percent=100.0 * self._valid / self.pixels if self.pixels else 0.0,
             pixels=self.pixels,
             non_finite=self.non_finite,

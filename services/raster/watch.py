@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from core.docker_context import DockerTaskContext
 
+_BEFORE_THE_END = 99.0
+
 
 class StopRequested(Exception):
     """The task was asked to stop in the middle of a step; what the step had begun is removed."""
 
 
 class Watch:
-    """Counts pixels over all passes of a step, reports them, and stops the step when the task should stop."""
+    """Counts pixels over all passes of a step, reports them, and stops the step when the task should stop.
+
+    The last percent is for what follows the pixels.
+    """
 
     def __init__(self, context: DockerTaskContext, *, total_pixels: int) -> None:
         self._context = context
@@ -24,8 +29,8 @@ class Watch:
             StopRequested: when the task was asked to stop.
         """
         self._done = min(self._total, self._done + pixels)
-        if self._done < self._total:
-            self._context.report_progress(done=self._done, total=self._total, unit="pixels", message=message)
+        percent = min(_BEFORE_THE_END, 100.0 * self._done / self._total)
+        self._context.report_progress(percent, message, done=self._done, total=self._total, unit="pixels")
         self.check()
 
     def check(self) -> None:

@@ -95,7 +95,7 @@ def decode(data: bytes, pos: int = 0) -> tuple[Any, int]:
     """The value at ``pos`` and the position after it. Raises CodecError."""
     try:
         return _value(data, pos)
-    except (IndexError, KeyError, struct.error, UnicodeDecodeError, TypeError, RecursionError) as exc:
+    except (IndexError, KeyError, struct.error, ValueError, OverflowError, TypeError, RecursionError) as exc:
         raise CodecError(f"not AMQP 1.0 at byte {pos}: {exc}") from exc
 
 
@@ -162,6 +162,8 @@ def _array(wide: bool) -> _Decoder:
         descriptor: Any = None
         if data[pos] == 0:
             descriptor, pos = _value(data, pos + 1)
+        if count > len(data) and data[pos] in _WITHOUT_BYTES:
+            raise IndexError(f"{count} elements announced, which take no bytes at all")
         read_item, pos = _DECODERS[data[pos]], pos + 1
         items = []
         for _ in range(count):
@@ -170,6 +172,10 @@ def _array(wide: bool) -> _Decoder:
         return Array(type(items[0]) if items else type(None), tuple(items)), pos
 
     return read
+
+
+_WITHOUT_BYTES = frozenset((0x40, 0x41, 0x42, 0x43, 0x44, 0x45))
+"""Constructors whose values are empty: nothing in the stream bounds how many of them an array may announce."""
 
 
 def _decimal(code: int, size: int) -> _Decoder:

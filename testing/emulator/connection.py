@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Protocol
 
@@ -12,6 +13,7 @@ from testing.emulator.codec import Array, CodecError, Symbol
 from testing.emulator.conditions import (
     CONNECTION_FORCED,
     DECODE_ERROR,
+    INTERNAL_ERROR,
     INVALID_FIELD,
     NOT_ALLOWED,
     Refusal,
@@ -46,6 +48,7 @@ from testing.emulator.performatives import (
 )
 from testing.emulator.session import Session
 
+_log = logging.getLogger(__name__)
 _MAX_FRAME_SIZE = 65536
 _MECHANISMS = Array(Symbol, (Symbol("ANONYMOUS"), Symbol("PLAIN"), Symbol("MSSBCBS"), Symbol("EXTERNAL")))
 _SASL_OK, _SASL_AUTH = 0, 1
@@ -98,6 +101,9 @@ class Connection:
             self.close(AmqpError(DECODE_ERROR, str(exc)))
         except Refusal as refusal:
             self.close(AmqpError(refusal.condition, refusal.description))
+        except Exception as exc:  # noqa: BLE001 - one client's nonsense must not reach the others
+            _log.exception("a frame of %s could not be served", self.container_id)
+            self.close(AmqpError(INTERNAL_ERROR, f"{type(exc).__name__}: {exc}"))
 
     def lost(self) -> None:
         """The stream has ended: links go, locks stay."""

@@ -45,7 +45,7 @@ class Message:
                 data.append(value)
             elif code in (_VALUE, _SEQUENCE):
                 values.append(value)
-        if data:
+        if data and all(isinstance(part, bytes) for part in data):
             return b"".join(data)
         return values[0] if len(values) == 1 else values
 
@@ -68,13 +68,14 @@ def parse_message(data: bytes) -> Message:
     for code, value, raw in _sections(data):
         match code:
             case 0x70:
-                durable, priority, ttl = (*value, None, None, None)[:3]
-                message |= {"durable": bool(durable), "priority": 4 if priority is None else int(priority)}
-                message["ttl_milliseconds"] = None if ttl is None else int(ttl)
+                durable, priority, ttl = (*_listed(value), None, None, None)[:3]
+                message["durable"] = bool(durable)
+                message["priority"] = int(priority) if isinstance(priority, UByte) else 4
+                message["ttl_milliseconds"] = int(ttl) if isinstance(ttl, UInt) else None
             case 0x72:
                 message["annotations"] = _encodable(value)
             case 0x73:
-                message |= {"properties": value, "raw_properties": raw}
+                message |= {"properties": _listed(value), "raw_properties": raw}
             case 0x74:
                 message["application_properties"] = _encodable(value)
             case 0x75 | 0x76 | 0x77 | 0x78:
@@ -96,13 +97,22 @@ def new_message(body: bytes, *, message_id: str | None, application_properties: 
 
 def split_batch(data: bytes) -> list[bytes]:
     """The encoded messages of a batch transfer: one per data section. Raises CodecError."""
-    return [bytes(value) for code, value, _ in _sections(data) if code == _DATA]
+    parts = [value for code, value, _ in _sections(data) if code == _DATA]
+    if not all(isinstance(part, bytes) for part in parts):
+        raise CodecError("a data section must hold binary")
+    return parts
 
 
 def response_message(correlation_id: Any, properties: dict[str, Any], value: Any = None) -> bytes:
     """A management or token response: what it answers, its status properties, and a value for a body."""
     head: list[Any] = [None] * 5 + [correlation_id]
     return _section(_PROPERTIES, head) + _section(_APPLICATION_PROPERTIES, properties) + _section(_VALUE, value)
+
+
+def _listed(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise CodecError(f"the section must hold a list, not {type(value).__name__}")
+    return value
 
 
 def _encodable(value: Any) -> dict[Any, Any]:

@@ -111,6 +111,25 @@ def hold_the_gil(params: dict[str, Any], context: DockerTaskContext) -> Result:
 
 
 @handler
+def spin(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    """Pure Python that never yields of its own will."""
+    Path(params["started"]).write_text(str(os.getpid()))
+    give_up_at = time.monotonic() + params["seconds"]
+    count = 0
+    while time.monotonic() < give_up_at and not context.should_stop():
+        count += sum(number * number for number in range(1000))
+    return context.interrupted() if context.should_stop() else {"success": True}
+
+
+@handler
+def report_then_wait(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    context.report_progress(42.0, "nearly half")
+    Path(params["started"]).write_text(str(os.getpid()))
+    context.stop.wait(30)
+    return context.interrupted()
+
+
+@handler
 def listen(params: dict[str, Any], context: DockerTaskContext) -> Result:
     """Waits for the stop as a good handler does."""
     Path(params["started"]).write_text(str(os.getpid()))
@@ -164,6 +183,18 @@ def leave_a_pool(params: dict[str, Any], context: DockerTaskContext) -> Result:
 def use_a_pool(params: dict[str, Any], context: DockerTaskContext) -> Result:
     with multiprocessing.get_context("fork").Pool(2) as pool:
         return {"success": True, "squares": pool.map(_square, range(10))}
+
+
+@handler
+def terminate_forks(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    """What a pool does when it is terminated while its workers still start."""
+    statuses = []
+    for _ in range(params["forks"]):
+        if (pid := os.fork()) == 0:
+            time.sleep(3600)
+        os.kill(pid, signal.SIGTERM)
+        statuses.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    return {"success": True, "statuses": statuses}
 
 
 def _square(number: int) -> int:
@@ -321,14 +352,17 @@ def log_lines(params: dict[str, Any], context: DockerTaskContext) -> Result:
 
 @handler
 def items(params: dict[str, Any], context: DockerTaskContext) -> Result:
-    """A checkpointed task: each item appends one line to the effects file, then is marked."""
+    """A checkpointed task: each item makes its own file and one line of history, then is marked."""
     log = context.checkpoint.items(1)
-    with Path(params["effects"]).open("a") as effects:
+    effects = Path(params["effects"])
+    effects.mkdir(exist_ok=True)
+    with (effects / "history").open("a") as history:
         for number in range(params["count"]):
             if str(number) in log:
                 continue
-            effects.write(f"{number} {context.attempt} {time.monotonic()}\n")
-            effects.flush()
+            (effects / f"item-{number}").write_text(str(number))
+            history.write(f"{number} {context.attempt} {time.monotonic()} {os.getpid()}\n")
+            history.flush()
             time.sleep(params.get("seconds", 0.01))
             log.mark(str(number), {"n": number})
             context.report_progress(done=len(log), total=params["count"])

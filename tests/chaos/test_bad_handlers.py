@@ -152,6 +152,12 @@ def test_a_pool_within_a_handler_works_and_may_log(harness: Harness) -> None:
     assert execution.result["squares"] == [number * number for number in range(10)]
 
 
+def test_no_fork_outlives_its_termination(harness: Harness) -> None:
+    execution = harness.run("terminate_forks", {"forks": 200}, timeout=20.0)
+    assert isinstance(execution, Returned)
+    assert execution.result["statuses"] == [-15] * 200
+
+
 @pytest.mark.parametrize("then", ["return", "exit", "hang"])
 def test_a_pool_left_behind_is_ended(harness: Harness, tmp_path: Path, then: str) -> None:
     pids = tmp_path / "pids"

@@ -10,6 +10,7 @@ import pytest
 from core.messages import Channel
 from infrastructure.connection_pool import ConnectionPoolManager, PoolSettings
 from infrastructure.postgres.database import Database
+from tests.contract.sources import InMemoryHarness, SourceHarness
 from tests.contract.stores import Given, MemoryBackend, PostgresBackend
 
 GivenFactory = Callable[..., Given]
@@ -53,3 +54,11 @@ def make_store(store_kind: str, request: pytest.FixtureRequest) -> GivenFactory:
 def given(make_store: GivenFactory) -> Given:
     """An empty store that leaves every message to relays."""
     return make_store()
+
+
+@pytest.fixture(params=[InMemoryHarness], ids=["in_memory"])
+def harness(request: pytest.FixtureRequest) -> Iterator[SourceHarness]:
+    """Every transport; a new one joins by its harness class here."""
+    made: SourceHarness = request.param()
+    yield made
+    made.close()

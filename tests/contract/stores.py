@@ -89,6 +89,7 @@ class PostgresBackend:
 
     def __init__(self, database: Database, direct: Collection[Channel]) -> None:
         self.database = database
+        self._columns: Sequence[tuple[str, Sequence[str]]] | None = None
         options = StoreOptions(worker_id=WORKER, direct=frozenset(direct), hint_interval=HINT)
         self.state: StateStore = PostgresStateStore(database, options)
         self.checkpoints: CheckpointStore = PostgresCheckpointStore(database)
@@ -96,21 +97,25 @@ class PostgresBackend:
         self.sweeps: SweepStore = PostgresSweepStore(database, options, backoff=NO_BACKOFF)
 
     def advance(self, by: timedelta) -> None:
-        columns = self.database.rows(
-            """SELECT table_name, string_agg(format('%%1$I = %%1$I - %%2$L::interval', column_name,
-                                             %(by)s::interval), ', ') AS changes
-               FROM information_schema.columns
-               WHERE table_schema = 'app' AND table_name <> 'schema_migrations'
-                 AND data_type = 'timestamp with time zone'
-               GROUP BY table_name""",
-            {"by": by},
-        )
-        for row in columns:
+        for table, columns in self._moments():
+            changes = ", ".join(f"{column} = {column} - %(by)s" for column in columns)
             self.database.run(
-                lambda connection, row=row: connection.execute(
-                    f"UPDATE app.{row['table_name']} SET {row['changes']}".encode()
+                lambda connection, table=table, changes=changes: connection.execute(
+                    f"UPDATE app.{table} SET {changes}".encode(), {"by": by}
                 )
             )
+
+    def _moments(self) -> Sequence[tuple[str, Sequence[str]]]:
+        """Every column of every table that holds a moment."""
+        if self._columns is None:
+            found = self.database.rows(
+                """SELECT table_name, array_agg(column_name::text) AS columns FROM information_schema.columns
+                   WHERE table_schema = 'app' AND table_name <> 'schema_migrations'
+                     AND data_type = 'timestamp with time zone'
+                   GROUP BY table_name"""
+            )
+            self._columns = [(row["table_name"], row["columns"]) for row in found]
+        return self._columns
 
     def messages(self) -> Sequence[tuple[Channel, Message]]:
         rows = self.database.rows("SELECT channel, message FROM app.outbox ORDER BY entry_id")

@@ -90,7 +90,7 @@ CREATE INDEX tasks_leases ON app.tasks (lease_expires_at) WHERE status = 'proces
 CREATE INDEX tasks_waiting ON app.tasks (next_hint_at) WHERE status IN ('pending', 'queued');
 
 CREATE TABLE app.task_attempts (
-    task_id       text NOT NULL REFERENCES app.tasks (task_id) ON DELETE CASCADE,
+    task_id       text NOT NULL,  -- of app.tasks: written only by the statement that ends the attempt
     attempt       integer NOT NULL,
     worker_id     text NOT NULL,
     outcome       text NOT NULL CHECK (outcome IN ('completed', 'failed', 'interrupted', 'cancelled', 'lease_expired')),

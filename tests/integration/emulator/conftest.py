@@ -61,10 +61,14 @@ class Bench:
 
     def close(self) -> None:
         self.emulator.heal()
-        for one in reversed(self.opened):
-            with contextlib.suppress(Exception):
-                one.close()
+        with ThreadPoolExecutor(max(1, len(self.opened))) as pool:
+            pool.map(_close, self.opened)
         self.emulator.stop()
+
+
+def _close(one: Any) -> None:
+    with contextlib.suppress(Exception):
+        one.close()
 
 
 def receive(receiver: ServiceBusReceiver, count: int = 1, wait: float = 5) -> list[ServiceBusReceivedMessage]:
@@ -84,7 +88,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"))
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def closing() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(32) as pool:
         yield pool

@@ -49,6 +49,7 @@ def test_expired_tokens_detach_links_and_a_new_token_brings_them_back(bench: Ben
     assert bench.emulator.counts(QUEUE) == QueueCounts(locked=1)
 
 
+@pytest.mark.slow
 def test_a_token_is_good_until_it_expires(bench: Bench) -> None:
     """The client is told that its token lasts; the broker enforces what the token says."""
     audience = quote_plus(f"sb://127.0.0.1:{bench.emulator.port}/{QUEUE}")

@@ -86,10 +86,9 @@ def test_a_disposition_that_crosses_a_detach_is_settled_through_management(bench
     assert bench.emulator.counts(QUEUE) == QueueCounts()
 
 
-@pytest.mark.parametrize("condition", ["amqp:link:detach-forced", None])
-def test_polling_opens_a_new_link_after_one_error(bench: Bench, condition: str | None) -> None:
+def test_polling_opens_a_new_link_after_one_error(bench: Bench) -> None:
     receiver = bench.open_receiver()
-    bench.emulator.detach_links(condition)
+    bench.emulator.detach_links()
     with pytest.raises(ServiceBusError):
         receiver.receive_messages(max_wait_time=2)
     bench.send("a")
@@ -125,17 +124,21 @@ def test_refused_renewals_are_lost_locks_to_the_sdk_and_the_lock_goes_on(bench: 
 
 
 def test_a_lost_acknowledgement_leaves_the_outcome_unknown_and_the_message_gone(bench: Bench) -> None:
-    bench.send("a")
+    bench.send("by link", "by token")
     receiver = bench.receiver()
-    (message,) = receive(receiver)
+    first, second = receive(receiver, 2)
     bench.emulator.lose_next_ack(drop_connection=True)
     with pytest.raises(ServiceBusConnectionError):
-        receiver.complete_message(message)
-    assert bench.emulator.counts(QUEUE) == QueueCounts()
-    message._receiver = fresh = bench.open_receiver()
+        receiver.complete_message(first)
+    assert bench.emulator.counts(QUEUE) == QueueCounts(locked=1)
+    first._receiver = second._receiver = fresh = bench.open_receiver()
     with pytest.raises(MessageLockLostError):
-        fresh.complete_message(message)
-    assert [one.refused is None for one in bench.emulator.settlements(QUEUE)] == [True, False]
+        fresh.complete_message(first)
+    bench.emulator.lose_next_ack(drop_connection=True)
+    with pytest.raises(ServiceBusError):
+        fresh.complete_message(second)
+    assert bench.emulator.counts(QUEUE) == QueueCounts()
+    assert [one.refused is None for one in bench.emulator.settlements(QUEUE)] == [True, False, True]
 
 
 def test_an_acknowledgement_lost_in_silence_keeps_complete_waiting(bench: Bench) -> None:
@@ -153,12 +156,11 @@ def test_an_acknowledgement_lost_in_silence_keeps_complete_waiting(bench: Bench)
 
 
 def test_a_send_whose_acknowledgement_is_lost_is_sent_twice_by_a_retry(bench: Bench) -> None:
-    for queue, stored in ((QUEUE, 2), ("once", 1)):
-        sender = bench.sender(queue, retry_total=2, retry_backoff_factor=0.01)
-        sender.__enter__()
-        bench.emulator.lose_next_send_ack(drop_connection=True)
-        sender.send_messages(ServiceBusMessage("a", message_id="a"))
-        assert bench.emulator.message_count(queue) == stored
+    sender = bench.sender(retry_total=2, retry_backoff_factor=0.01)
+    sender.__enter__()
+    bench.emulator.lose_next_send_ack(drop_connection=True)
+    sender.send_messages(ServiceBusMessage("a", message_id="a"))
+    assert [one.message_id for one in bench.emulator.peek(QUEUE)] == ["a", "a"]
 
 
 def test_a_busy_server_refuses_sends_and_renewals_for_a_while(bench: Bench) -> None:
@@ -183,19 +185,14 @@ def test_refused_connections_fail_at_once_and_come_back_on_the_same_port(bench: 
     bench.emulator.accept_connections()
     sender.send_messages(ServiceBusMessage("x"))
     assert bench.emulator.port == port
-
-
-def test_existing_connections_outlive_a_closed_port(bench: Bench) -> None:
-    sender = bench.sender()
-    sender.__enter__()
     bench.emulator.refuse_connections()
     sender.send_messages(ServiceBusMessage("x"))
-    assert bench.emulator.message_count(QUEUE) == 1
+    assert bench.emulator.message_count(QUEUE) == 2, "the connection that was open outlives the port"
 
 
 def test_in_a_black_hole_only_try_timeout_ends_a_renewal_and_every_retry_stays_in_it(bench: Bench) -> None:
     bench.send("a")
-    receiver = bench.receiver(client_options={"try_timeout": 0.5})
+    receiver = bench.receiver(client_options={"try_timeout": 1.0})
     (message,) = receive(receiver)
     bench.emulator.blackhole(new=False)
     for _ in range(2):
@@ -228,7 +225,7 @@ def test_a_connection_opened_into_a_black_hole_waits_for_an_answer_without_end(b
     receiver = bench.receiver(client_options={"try_timeout": 0.2})
     waiting = in_thread(lambda: receiver.receive_messages(max_wait_time=0.2))
     bench.emulator.wait_until(lambda emulator: emulator.connections() == 1)
-    waiting.join(1)
+    waiting.join(0.5)
     assert waiting.is_alive(), "neither try_timeout nor max_wait_time bounds the SDK's handshake"
     bench.emulator.heal()
     waiting.join(10)

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,20 +22,22 @@ from testing.emulator import DEFAULT_QUEUES, ServiceBusEmulator, run
 ROOT = Path(__file__).parents[3]
 
 
-def servers() -> int:
-    return sum(thread.name == "service-bus-emulator" for thread in threading.enumerate())
+@pytest.fixture
+def no_thread_is_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    left = [thread for thread in threading.enumerate() if thread not in before and "emulator" in thread.name]
+    assert not left
 
 
+@pytest.mark.usefixtures("no_thread_is_left")
 def test_it_serves_the_projects_queues_by_default_and_leaves_no_thread() -> None:
-    others = servers()
     with ServiceBusEmulator() as emulator:
         assert [queue.name for queue in emulator.config.queues] == list(DEFAULT_QUEUES)
-        assert servers() == others + 1
         assert emulator.port > 0
         assert f"sb://127.0.0.1:{emulator.port};" in emulator.connection_string
         assert emulator.connection_string.endswith("UseDevelopmentEmulator=true;")
         assert "SAS_KEY_VALUE" not in repr(emulator.config)
-    assert servers() == others
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((emulator.host, emulator.port), timeout=1)
 
@@ -63,10 +66,10 @@ def test_it_starts_again_empty_on_the_same_port() -> None:
         assert emulator.message_count("geospatial-tasks") == 0
 
 
+@pytest.mark.usefixtures("no_thread_is_left")
 def test_a_taken_port_is_an_error_at_the_start() -> None:
     with ServiceBusEmulator() as first, pytest.raises(OSError, match="in use"):
         ServiceBusEmulator(port=first.port).start()
-    assert not servers()
 
 
 def test_stopping_while_in_a_black_hole() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 from azure.servicebus import ServiceBusMessage, ServiceBusReceiveMode
@@ -142,12 +142,11 @@ def test_peek_shows_every_state_and_changes_nothing(bench: Bench) -> None:
     receiver = bench.receiver()
     receiver.defer_message(receive(receiver, 2)[1])
     before = bench.emulator.counts(QUEUE)
-    looker = bench.receiver()
-    peeked = looker.peek_messages(10)
+    peeked = receiver.peek_messages(10, sequence_number=1)
     assert [str(message) for message in peeked] == ["locked", "deferred", "active", "scheduled"]
     assert [message.state.name for message in peeked] == ["ACTIVE", "DEFERRED", "ACTIVE", "SCHEDULED"]
-    assert [str(one) for one in looker.peek_messages(1, sequence_number=3)] == ["active"]
-    assert looker.peek_messages(1, sequence_number=99) == []
+    assert [str(one) for one in receiver.peek_messages(1, sequence_number=3)] == ["active"]
+    assert receiver.peek_messages(1, sequence_number=99) == []
     assert bench.emulator.counts(QUEUE) == before
     assert {one.state for one in bench.emulator.peek(QUEUE)} == set(MessageState)
 
@@ -184,16 +183,14 @@ def test_duplicate_detection_drops_a_known_message_id_within_its_window(bench: B
 
 
 def test_without_duplicate_detection_the_same_id_comes_twice(bench: Bench) -> None:
-    message_id = str(uuid4())
-    for _ in range(2):
-        bench.sender().send_messages(ServiceBusMessage("x", message_id=message_id))
+    bench.send("x", "x")
     assert bench.emulator.message_count(QUEUE) == 2
 
 
 def test_expired_messages_go_or_are_dead_lettered_as_the_queue_says(bench: Bench) -> None:
     bench.send("by the queue", queue="brief")
     bench.sender("brief").send_messages(ServiceBusMessage("by itself", time_to_live=timedelta(seconds=10)))
-    bench.sender(QUEUE).send_messages(ServiceBusMessage("dropped", time_to_live=timedelta(seconds=10)))
+    bench.sender().send_messages(ServiceBusMessage("dropped", time_to_live=timedelta(seconds=10)))
     bench.emulator.advance(timedelta(seconds=11))
     assert bench.emulator.counts(QUEUE).total == bench.emulator.counts(QUEUE).dead_letter == 0
     assert [one.body for one in bench.emulator.dead_letters("brief")] == [b"by itself"]

@@ -36,15 +36,20 @@ def test_an_abandoned_message_comes_back_first_and_counts(bench: Bench) -> None:
     (again,) = receive(receiver)
     assert (str(again), again.delivery_count, again.sequence_number) == ("a", 1, message.sequence_number)
     assert again.lock_token != token
+    told = [(one.message_id, one.delivery_count, one.lock_token) for one in bench.emulator.deliveries(QUEUE)]
+    assert told == [("a", 0, token), ("a", 1, again.lock_token)]
 
 
-def test_the_delivery_limit_moves_a_message_to_the_dead_letters(bench: Bench) -> None:
+def test_abandoned_and_lost_locks_count_and_the_limit_moves_a_message_to_the_dead_letters(bench: Bench) -> None:
     bench.send("poison")
     receiver = bench.receiver()
     for expected in range(3):
         (message,) = receive(receiver)
         assert message.delivery_count == expected
-        receiver.abandon_message(message)
+        if expected == 1:
+            bench.emulator.advance(LOCK)
+        else:
+            receiver.abandon_message(message)
     assert bench.emulator.counts(QUEUE) == QueueCounts(dead_letter=1)
     (dead,) = bench.emulator.dead_letters(QUEUE)
     assert (dead.body, dead.delivery_count, dead.dead_letter_reason) == (b"poison", 3, "MaxDeliveryCountExceeded")
@@ -59,21 +64,13 @@ def test_a_dead_letter_keeps_reason_description_and_properties(bench: Bench) -> 
     (dead,) = receive(dead_receiver)
     assert (dead.dead_letter_reason, dead.dead_letter_error_description) == ("InvalidTask", "no such type")
     assert (dead.dead_letter_source, dead.message_id, dead.application_properties[b"job"]) == (QUEUE, "m", b"j")
+    for _ in range(5):
+        dead_receiver.abandon_message(dead)
+        (dead,) = receive(dead_receiver)
     dead_receiver.renew_message_lock(dead)
     assert bench.emulator.counts(DEAD) == QueueCounts(locked=1)
     dead_receiver.complete_message(dead)
     assert bench.emulator.dead_letters(QUEUE) == []
-
-
-def test_a_dead_letter_can_be_abandoned_without_end(bench: Bench) -> None:
-    bench.send("bad")
-    receiver = bench.receiver()
-    receiver.dead_letter_message(receive(receiver)[0])
-    assert bench.emulator.dead_letters(QUEUE)[0].dead_letter_reason is None
-    dead_receiver = bench.receiver(sub_queue="deadletter")
-    for _ in range(5):
-        dead_receiver.abandon_message(receive(dead_receiver)[0])
-    assert bench.emulator.counts(DEAD) == QueueCounts(active=1)
 
 
 def test_a_deferred_message_comes_only_by_its_number(bench: Bench) -> None:
@@ -83,24 +80,16 @@ def test_a_deferred_message_comes_only_by_its_number(bench: Bench) -> None:
     receiver.defer_message(message)
     assert bench.emulator.counts(QUEUE) == QueueCounts(active=1, deferred=1)
     assert str(receive(receiver)[0]) == "next"
+    receiver.receive_deferred_messages(message.sequence_number)
+    bench.emulator.advance(LOCK)
+    assert bench.emulator.counts(QUEUE) == QueueCounts(active=1, deferred=1), "it stays deferred when its lock ends"
     (back,) = receiver.receive_deferred_messages(message.sequence_number)
     assert str(back) == "later"
     receiver.renew_message_lock(back)
     receiver.complete_message(back)
-    assert bench.emulator.counts(QUEUE) == QueueCounts(locked=1)
+    assert bench.emulator.counts(QUEUE) == QueueCounts(active=1)
     with pytest.raises(MessageNotFoundError):
         receiver.receive_deferred_messages(message.sequence_number)
-
-
-def test_a_deferred_message_stays_deferred_when_its_lock_ends(bench: Bench) -> None:
-    bench.send("later")
-    receiver = bench.receiver()
-    (message,) = receive(receiver)
-    receiver.defer_message(message)
-    receiver.receive_deferred_messages(message.sequence_number)
-    assert bench.emulator.counts(QUEUE) == QueueCounts(locked=1)
-    bench.emulator.advance(LOCK)
-    assert bench.emulator.counts(QUEUE) == QueueCounts(deferred=1)
 
 
 def test_every_settlement_works_from_another_connection_by_lock_token(bench: Bench) -> None:
@@ -133,6 +122,8 @@ def test_a_settlement_after_the_lock_ended_is_refused(bench: Bench) -> None:
     receiver = bench.receiver()
     (message,) = receive(receiver)
     bench.emulator.advance(LOCK + timedelta(seconds=1))
+    with pytest.raises(MessageLockLostError):
+        receiver.renew_message_lock(message)
     with pytest.raises(MessageLockLostError):
         receiver.complete_message(message)
     assert bench.emulator.counts(QUEUE) == QueueCounts(active=1)

@@ -68,6 +68,7 @@ def test_the_sdk_over_websockets(bench: Bench) -> None:
     assert bench.emulator.counts(QUEUE) == QueueCounts()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:ssl=None is deprecated:DeprecationWarning")  # the SDK's way to call aiohttp
 def test_the_asynchronous_sdk_over_websockets(bench: Bench) -> None:
     options = {

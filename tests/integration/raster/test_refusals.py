@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from raster_support import RASTERS, context_in, textured, write_raster
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning
@@ -21,6 +20,7 @@ from services.raster.errors import RasterError
 from services.raster.gdal import gdal_environment
 from services.raster.parameters import CreateCog, ValidateRaster
 from services.raster.steps import run_cog, run_validation
+from tests.raster_support import RASTERS, context_in, textured, write_raster
 
 
 def validate(path: object, tmp_path: Path, **parameters: Any) -> dict[str, Any]:

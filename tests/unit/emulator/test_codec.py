@@ -98,12 +98,29 @@ def test_any_bytes_decode_or_are_refused(data: bytes) -> None:
     assert 0 < end <= len(data)
 
 
+@pytest.mark.parametrize("constructor", [0x40, 0x41, 0x43, 0x44, 0x45])
+def test_an_array_cannot_announce_more_than_a_message_could_hold(constructor: int) -> None:
+    with pytest.raises(CodecError, match="take no bytes"):
+        decode(b"\xf0\x00\x00\x00\x05\xff\xff\xff\xff" + bytes((constructor,)))
+
+
 @given(values, st.data())
 def test_a_truncated_value_is_refused(value: Any, data: st.DataObject) -> None:
     encoded = encode(value)
     cut = data.draw(st.integers(0, len(encoded) - 1))
     with pytest.raises(CodecError):
         decode(encoded[:cut])
+
+
+@given(st.lists(st.tuples(st.integers(0x70, 0x78), values), max_size=4))
+def test_any_sections_make_a_message_that_can_be_delivered_or_are_refused(sections: list[tuple[int, Any]]) -> None:
+    data = b"".join(encode(Described(ULong(code), value)) for code, value in sections)
+    try:
+        message = parse_message(data)
+    except CodecError:
+        return
+    message.body()
+    assert parse_message(message.encode(delivery_count=1, annotations={})).properties == message.properties
 
 
 def test_a_type_without_a_name_in_amqp_is_refused() -> None:

@@ -1,0 +1,238 @@
+"""Throughput, idle latency and fan-out of the machine, beside procrastinate and the physical floor, in one run.
+
+Run: ``python -m tests.benchmarks.core`` (see README.md here). Every figure is the median of several rounds, and the
+floor (two durable commits a task, one connection) is measured in the same minute, because it moves with the disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from app.composition import Application, Role, compose
+from app.settings import Settings
+from core.docker_context import DockerTaskContext
+from core.handlers import HandlerRegistry, HandlerSpec
+from core.jobs import JobDefinition, JobParameters, JobRegistry, Stage
+from core.records import RunsOn, TaskPlan
+from core.states import TERMINAL_JOB_STATUSES
+from infrastructure.postgres.embedded import EmbeddedPostgres
+from infrastructure.postgres.migrations import migrate
+
+started_at: dict[str, float] = {}
+
+
+class Noop(JobParameters):
+    n: int = 1
+    tag: str = ""
+
+
+def noop(params: dict[str, Any], context: DockerTaskContext) -> dict[str, Any]:
+    started_at.setdefault(context.job_id, time.perf_counter())
+    return {"success": True}
+
+
+class NoopJob(JobDefinition[Noop]):
+    job_type = "noop"
+    parameters = Noop
+    stages = (
+        Stage(number=1, name="work", task_type="noop", runs_on=RunsOn.FUNCTIONS),
+        Stage(number=2, name="gather", task_type="noop", runs_on=RunsOn.FUNCTIONS),
+    )
+
+    def plan(self, stage: Stage, parameters: Noop, previous: Any) -> list[TaskPlan]:
+        return [TaskPlan(parameters={})] * (parameters.n if stage.number == 1 else 1)
+
+    def finalize(self, parameters: Noop, results: Any) -> dict[str, Any]:
+        return {"tasks": len(results)}
+
+
+class SingleJob(NoopJob):
+    job_type = "single"
+    stages = (Stage(number=1, name="work", task_type="noop", runs_on=RunsOn.FUNCTIONS),)
+
+
+@contextmanager
+def running(url: str, data: Path, threads: int) -> Iterator[Application]:
+    from app import composition
+
+    jobs, handlers = composition.job_registry, composition.handler_registry
+    composition.job_registry = lambda: JobRegistry((NoopJob(), SingleJob()))
+    composition.handler_registry = lambda: HandlerRegistry((HandlerSpec(task_type="noop", handler=noop),))
+    settings = Settings.from_env({}, data_dir=data, functions_concurrency=threads, log_level="ERROR")
+    application = compose(settings, Role.EMBEDDED, database_url=url)
+    composition.job_registry, composition.handler_registry = jobs, handlers
+    migrate(application.database)
+    application.lifecycle.start()
+    try:
+        yield application
+    finally:
+        application.lifecycle.drain()
+
+
+def wait(application: Application, job_id: str) -> None:
+    while True:
+        job = application.store.get_job(job_id)
+        assert job is not None
+        if job.status in TERMINAL_JOB_STATUSES:
+            return
+        time.sleep(0.002)
+
+
+def floor(url: str, tasks: int = 300) -> float:
+    """Two durable commits a task through one connection: claim, then complete with a counter."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("DROP TABLE IF EXISTS floor_task, floor_stage")
+        connection.execute("CREATE TABLE floor_task (id int PRIMARY KEY, status text, attempt int DEFAULT 0)")
+        connection.execute("CREATE TABLE floor_stage (id int PRIMARY KEY, remaining int)")
+        connection.execute("INSERT INTO floor_task SELECT g, 'queued' FROM generate_series(1, %s) g", [tasks])
+        connection.execute("INSERT INTO floor_stage VALUES (1, %s)", [tasks])
+        began = time.perf_counter()
+        for number in range(1, tasks + 1):
+            connection.execute(
+                "UPDATE floor_task SET status='processing', attempt=attempt+1 WHERE id=%s RETURNING attempt", [number]
+            ).fetchone()
+            connection.execute(
+                "WITH d AS (UPDATE floor_task SET status='completed' WHERE id=%s AND attempt=1 RETURNING 1)"
+                " UPDATE floor_stage SET remaining=remaining-1 FROM d WHERE id=1 RETURNING remaining",
+                [number],
+            ).fetchone()
+        return tasks / (time.perf_counter() - began)
+
+
+def throughput(application: Application, tasks: int) -> float:
+    """Tasks a second from submit to the end of a job of ``tasks`` no-ops (planning and fan-in included)."""
+    began = time.perf_counter()
+    submitted = application.machine.submit_job("noop", {"n": tasks, "tag": str(began)})
+    wait(application, submitted.job.job_id)
+    return tasks / (time.perf_counter() - began)
+
+
+def latency(application: Application, times: int) -> list[float]:
+    """Milliseconds from submit to the handler's start, idle."""
+    found = []
+    for number in range(times):
+        time.sleep(0.02)
+        tag = f"latency {number} {time.perf_counter()}"
+        began = time.perf_counter()
+        job = application.machine.submit_job("single", {"tag": tag}).job
+        wait(application, job.job_id)
+        found.append((started_at[job.job_id] - began) * 1000)
+    return found
+
+
+def procrastinate_figures(url: str, tasks: int, times: int) -> dict[str, Any]:
+    """The same of procrastinate: ``tasks`` no-ops with concurrency 10, and idle latency."""
+    import procrastinate
+
+    async def measure() -> dict[str, Any]:
+        application = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=url))
+        starts: list[float] = []
+
+        @application.task(name="noop")
+        async def task() -> None:
+            starts.append(time.perf_counter())
+
+        async with application.open_async():
+            await application.schema_manager.apply_schema_async()
+            deferred = time.perf_counter()
+            await task.batch_defer_async(*({} for _ in range(tasks)))
+            began = time.perf_counter()
+            await application.run_worker_async(wait=False, concurrency=10, install_signal_handlers=False)
+            ended = time.perf_counter()
+            worker = asyncio.create_task(
+                application.run_worker_async(wait=True, concurrency=10, install_signal_handlers=False)
+            )
+            await asyncio.sleep(0.5)
+            delays = []
+            for _ in range(times):
+                await asyncio.sleep(0.02)
+                starts.clear()
+                asked = time.perf_counter()
+                await task.defer_async()
+                while not starts:
+                    await asyncio.sleep(0.0005)
+                delays.append((starts[0] - asked) * 1000)
+            worker.cancel()
+            await asyncio.gather(worker, return_exceptions=True)
+        return {"tasks_per_second": tasks / (ended - began), "fan_out_seconds": ended - deferred, "latency_ms": delays}
+
+    return asyncio.run(measure())
+
+
+def fresh(server: str, name: str) -> str:
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)".encode())
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    return server.replace("/postgres?", f"/{name}?")
+
+
+def median_of(rounds: int, measure: Callable[[], float]) -> tuple[float, list[float]]:
+    found = [measure() for _ in range(rounds)]
+    return statistics.median(found), found
+
+
+def main() -> None:
+    logging.disable(logging.WARNING)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tasks", type=int, default=1000)
+    parser.add_argument("--threads", type=int, default=4)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        server = EmbeddedPostgres(Path(directory) / "postgres")
+        address = server.start()
+        url = fresh(address, "bench")
+        floors = [floor(url)]
+        with running(url, Path(directory), options.threads) as application:
+            throughput(application, 200)
+            rate, rates = median_of(options.rounds, lambda: throughput(application, options.tasks))
+            delays = sorted(latency(application, 100))
+        floors.append(floor(url))
+        peer_url = fresh(address, "peer")
+        peers = [procrastinate_figures(fresh(address, "peer"), options.tasks, 50) for _ in range(options.rounds)]
+        floors.append(floor(peer_url))
+        server.stop()
+    floor_rate = statistics.median(floors)
+    peer_rate = statistics.median(peer["tasks_per_second"] for peer in peers)
+    peer_delays = sorted(delay for peer in peers for delay in peer["latency_ms"])
+    print(
+        json.dumps(
+            {
+                "python": platform.python_version(),
+                "peer": f"procrastinate {metadata.version('procrastinate')}, concurrency 10",
+                "threads": options.threads,
+                "floor_tasks_per_second": [round(value) for value in floors],
+                "tasks_per_second": {"median": round(rate), "rounds": [round(value) for value in rates]},
+                "fan_out_seconds": round(options.tasks / rate, 3),
+                "ratio_to_floor": round(rate / floor_rate, 2),
+                "latency_ms": {"p50": round(delays[50], 2), "p99": round(delays[98], 2)},
+                "peer_tasks_per_second": round(peer_rate),
+                "peer_ratio_to_floor": round(peer_rate / floor_rate, 2),
+                "peer_fan_out_seconds": round(statistics.median(peer["fan_out_seconds"] for peer in peers), 3),
+                "peer_latency_ms": {
+                    "p50": round(peer_delays[len(peer_delays) // 2], 2),
+                    "p99": round(peer_delays[int(len(peer_delays) * 0.99) - 1], 2),
+                },
+                "times_as_fast": round(rate / peer_rate, 2),
+            },
+            indent=2,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
