@@ -110,7 +110,7 @@ def test_a_batch_that_fails_leaves_nothing(store: GridStore) -> None:
     assert store.batches(grid, 4) == {}
     plan = fill(store, grid)
     published = store.publish(grid, {})
-    assert np.array_equal(concatenated(store.cells(published, 4)), concatenated(plan.rows(4, 0)))
+    assert store.checksum(published) == hashlib.sha256(np.sort(all_cells(plan)).astype(">i8").tobytes()).hexdigest()
 
 
 def test_an_empty_batch_is_done(store: GridStore) -> None:
