@@ -185,13 +185,25 @@ class ServiceBusSource(TaskSource):
         raw = messages[0]
         self._figures.received += 1
         count = (raw.delivery_count or 0) + 1
-        self._figures.redelivered += count > 1
+        if count > 1:
+            self._figures.redelivered += 1
+            logger.info(
+                "message delivered again",
+                extra={"action": "message.redelivered", "message_id": raw.message_id, "delivery_count": count},
+            )
         try:
             message = decode(b"".join(_body(raw)))
         except (MalformedMessage, TypeError, ValueError) as error:
-            self.settle(raw, DeadLetter("MalformedMessage", str(error)))
+            self._bury(raw, str(error))
             return None
         return ServiceBusDelivery(message, count, raw, self)
+
+    def _bury(self, raw: ServiceBusReceivedMessage, detail: str) -> None:
+        logger.error("a message cannot be read: %s", detail, extra={"action": "message.malformed"})
+        try:
+            self.settle(raw, DeadLetter("MalformedMessage", detail))
+        except DeliveryLost as error:  # it comes again and is judged again
+            logger.warning("settlement lost: %s", error, extra={"action": "settlement.lost"})
 
     def _on_connected(self) -> None:
         if not self._figures.connected:
@@ -216,8 +228,10 @@ class ServiceBusSource(TaskSource):
     def renew(self, raw: ServiceBusReceivedMessage) -> None:
         """Extend a message's lock through the keeper; a faulty one is replaced and asked once more.
 
+        A service that cannot be reached is no error: the lock may outlast the fault, and the next heartbeat asks again.
+
         Raises:
-            DeliveryLost: when the lock is gone or cannot be renewed now.
+            DeliveryLost: when the lock is gone.
         """
         from azure.servicebus.exceptions import MessageAlreadySettled, MessageLockLostError
 
@@ -231,12 +245,12 @@ class ServiceBusSource(TaskSource):
                 except transport_errors() as error:
                     self._keeper.drop()
                     if last_try:
-                        # The lock may outlast this fault: the next heartbeat tries again.
                         logger.warning(
                             "a lock could not be renewed: %s", _first_line(error), extra={"action": "lock.unrenewed"}
                         )
                 else:
                     self._figures.renewals += 1
+                    logger.debug("lock renewed", extra={"action": "lock.renewed", "message_id": raw.message_id})
                     return
 
     def settle(self, raw: ServiceBusReceivedMessage, settlement: Settlement) -> None:
@@ -248,8 +262,13 @@ class ServiceBusSource(TaskSource):
         from azure.servicebus.exceptions import MessageAlreadySettled, MessageLockLostError
 
         problem: BaseException | None = None
+        copied = False
         for _ in range(_SETTLE_TRIES):
             try:
+                if isinstance(settlement, Retry) and settlement.delay > timedelta(0) and not copied:
+                    # The copy first: dying in between doubles the hint, the other way round would lose it.
+                    self._schedule_copy(raw, settlement.delay)
+                    copied = True
                 self._settle_once(self._link.receiver(), raw, settlement)
             except (MessageLockLostError, MessageAlreadySettled) as error:
                 self._figures.locks_lost += 1
@@ -273,9 +292,7 @@ class ServiceBusSource(TaskSource):
             case Retry(delay=delay) if delay <= timedelta(0):
                 receiver.abandon_message(raw)
                 self._figures.retried += 1
-            case Retry(delay=delay):
-                # The copy first: dying in between doubles the hint, the other way round would lose it.
-                self._schedule_copy(raw, delay)
+            case Retry():
                 receiver.complete_message(raw)
                 self._figures.retried += 1
             case DeadLetter(reason=reason, detail=detail):
