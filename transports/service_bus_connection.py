@@ -50,7 +50,6 @@ class ServiceBusConnection:
         options: dict[str, Any] = {
             "retry_total": 0,
             "try_timeout": self.try_timeout,
-            "timeout": self.settlement_timeout,
             "transport_type": TransportType.AmqpOverWebsocket if self.websockets else TransportType.Amqp,
         }
         if self.connection_string is not None:
