@@ -175,6 +175,9 @@ def compose(settings: Settings, role: Role, *, database_url: str | None = None) 
             lease=timedelta(seconds=settings.lease_seconds),
             heartbeat=HeartbeatOptions(interval=timedelta(seconds=settings.heartbeat_seconds)),
             backoff=backoff,
+            task_timeout=(
+                timedelta(seconds=settings.task_timeout_seconds) if settings.task_timeout_seconds is not None else None
+            ),
         ),
         rng=rng,
     )

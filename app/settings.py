@@ -141,7 +141,6 @@ class Settings(BaseModel):
     entra_tenant_id: str | None = Field(default=None, description="Tenant whose bearer tokens are accepted.")
     entra_audience: str | None = Field(default=None, description="Audience that bearer tokens must have.")
     entra_allowed_app_ids: Names = Field(default=(), description="Client ids that may call; empty: any of the tenant.")
-    public_url: str | None = Field(default=None, description="This process's base URL as others reach it.")
     callback_url: str | None = Field(
         default=None, description="Where the worker reports ended tasks (the Function App's `/api/task/callback`)."
     )
@@ -163,24 +162,6 @@ class Settings(BaseModel):
     max_body_bytes: int = Field(default=1_048_576, ge=1024, description="Largest request body accepted.")
     enable_test_endpoints: bool = Field(default=False, description="Serve `/api/test/*`. Never in production.")
     test_requests_per_minute: int = Field(default=60, ge=1, description="Rate limit of `/api/test/*`.")
-
-    # Rasters
-    raster_tiling_threshold_mb: int = Field(
-        default=2048, ge=1, description="Declared size (MiB) above which a raster becomes a tiled output."
-    )
-    raster_memory_mb: int | None = Field(
-        default=None, ge=128, description="Memory budget of a raster handler. Unset: 25% of the limit, at most 2 GiB."
-    )
-    source_allowed_hosts: Names = Field(default=(), description="Hosts that raster sources may be read from.")
-    source_allowed_dirs: Names = Field(
-        default=(), description="Directories that local sources may be read from. Empty: any."
-    )
-    storage_account_url: str | None = Field(
-        default=None, description="Blob endpoint (`https://x.blob.core.windows.net`) used with an Entra identity."
-    )
-    storage_connection_string: SecretStr | None = Field(
-        default=None, description="Blob Storage connection string, instead of an identity."
-    )
 
     # Telemetry
     log_level: str = Field(

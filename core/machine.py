@@ -69,6 +69,7 @@ class MachineOptions:
     backoff: Backoff = field(default_factory=Backoff)
     record_patience: timedelta = timedelta(minutes=15)
     store_retry: timedelta = timedelta(seconds=5)
+    task_timeout: timedelta | None = None  # of tasks that name none and whose handler has none
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,7 +335,8 @@ class CoreMachine:
         seconds = claim.task.timeout_seconds
         if seconds is None and claim.task.task_type in self.handlers:
             seconds = self.handlers[claim.task.task_type].timeout_seconds
-        return None if seconds is None else datetime.now(UTC) + timedelta(seconds=seconds)
+        limit = self._options.task_timeout if seconds is None else timedelta(seconds=seconds)
+        return None if limit is None else datetime.now(UTC) + limit
 
     def _record_patiently(self, stop: StopToken, record: Callable[[], T]) -> T:
         """Work that is done must not be lost to a database that restarts: try to record it for a long while."""
