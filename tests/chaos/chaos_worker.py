@@ -58,7 +58,35 @@ class ItemsJob(JobDefinition[Items]):
         return [TaskPlan(parameters=parameters.model_dump())]
 
 
-HANDLERS = HandlerRegistry([HandlerSpec(task_type="items", handler=chaos_handlers.items)])
+class AnyParameters(JobParameters):
+    """Any handler of the chaos collection, by name."""
+
+    parameters: dict[str, Any]
+
+
+def _job(task: str) -> JobDefinition[Any]:
+    class AnyJob(JobDefinition[AnyParameters]):
+        job_type = f"chaos_{task}"
+        description = f"One task: {task}."
+        parameters = AnyParameters
+        stages: ClassVar[tuple[Stage, ...]] = (
+            Stage(number=1, name=task, task_type=task, runs_on=RunsOn.DOCKER, max_attempts=5),
+        )
+
+        def plan(self, stage: Stage, parameters: AnyParameters, previous: Sequence[TaskResult]) -> Iterable[TaskPlan]:
+            return [TaskPlan(parameters=parameters.parameters)]
+
+    return AnyJob()
+
+
+_PLAIN = ("hang", "hold_the_gil", "spin")
+JOBS = JobRegistry([ItemsJob(), *(_job(task) for task in _PLAIN)])
+HANDLERS = HandlerRegistry(
+    [
+        HandlerSpec(task_type="items", handler=chaos_handlers.items),
+        *(HandlerSpec(task_type=task, handler=getattr(chaos_handlers, task)) for task in _PLAIN),
+    ]
+)
 
 
 class Unpublished:
@@ -90,7 +118,7 @@ def build(url: str, root: str, worker_id: str) -> tuple[CoreMachine, PostgresSwe
         replace(ExecutorOptions(), rules=SupervisionRules(grace=2.0)),
     )
     machine = CoreMachine(
-        jobs=JobRegistry([ItemsJob()]),
+        jobs=JOBS,
         handlers=HANDLERS,
         store=PostgresStateStore(database, options),
         publisher=Unpublished(),

@@ -1,0 +1,163 @@
+"""SIGTERM to the real process while a task runs: what it says meanwhile, how it exits, what it leaves."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import chaos_service
+import httpx
+import pytest
+from chaos_harness import is_alive, read_pid, wait_until
+
+from core.records import AttemptOutcome, TaskQuery, TaskRecord
+from core.states import TaskStatus
+from infrastructure.postgres.database import Database
+from infrastructure.postgres.state_store import PostgresStateStore, StoreOptions
+
+pytestmark = pytest.mark.chaos
+
+
+class Service:
+    """The process under test."""
+
+    def __init__(self, url: str, root: Path, database: Database) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, chaos_service.__file__, url, str(root)], stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        self.http = httpx.Client(base_url=self.process.stdout.readline().strip(), timeout=5)
+        self.store = PostgresStateStore(database, StoreOptions(worker_id="test"))
+        wait_until(self._serves)
+
+    def _serves(self) -> bool:
+        try:
+            return self.http.get("/readyz").status_code == 200
+        except httpx.ConnectError:
+            return False
+
+    def submit(self, job_type: str, parameters: dict[str, Any]) -> str:
+        response = self.http.post(f"/api/jobs/submit/{job_type}", json=parameters)
+        assert response.status_code < 300, response.text
+        return str(response.json()["job_id"])
+
+    def task(self, job_id: str) -> TaskRecord:
+        return self.store.list_tasks(TaskQuery(job_id=job_id))[0]
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait(5)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self.http.close()
+
+
+@pytest.fixture
+def start(database_url: str, tmp_path: Path, database: Database) -> Iterator[Callable[[], Service]]:
+    services: list[Service] = []
+
+    def start_service() -> Service:
+        services.append(Service(database_url, tmp_path, database))
+        return services[-1]
+
+    yield start_service
+    for service in services:
+        service.close()
+
+
+Start = Callable[[], Service]
+
+
+def test_a_listening_task_is_released_and_resumed_without_redoing_an_item(start: Start, tmp_path: Path) -> None:
+    effects = tmp_path / "effects"
+    service = start()
+    job_id = service.submit("chaos_items", {"effects": str(effects), "count": 60, "seconds": 0.03})
+    wait_until(lambda: len(list(effects.glob("item-*"))) >= 10)
+    began = time.monotonic()
+    service.process.send_signal(signal.SIGTERM)
+    assert service.process.wait(10) == 0
+    assert time.monotonic() - began < 6.0
+    task = service.task(job_id)
+    assert (task.status, task.failures, task.interruptions) == (TaskStatus.QUEUED, 0, 1)
+    assert [attempt.outcome for attempt in service.store.list_attempts(task.task_id)] == [AttemptOutcome.INTERRUPTED]
+    done = {path.name for path in effects.glob("item-*")}
+    assert 10 <= len(done) < 60
+
+    again = start()
+    wait_until(lambda: again.task(job_id).status is TaskStatus.COMPLETED, 20)
+    history = [line.split() for line in (effects / "history").read_text().splitlines()]
+    assert sorted(int(number) for number, *_ in history) == list(range(60))  # each exactly once
+    assert {attempt for _, attempt, *_ in history} == {"1", "2"}
+
+
+def test_a_deaf_task_is_ended_and_released_while_health_says_shutting_down(start: Start, tmp_path: Path) -> None:
+    service = start()
+    started = tmp_path / "started"
+    job_id = service.submit("chaos_hang", {"parameters": {"started": str(started)}})
+    pid = read_pid(started)
+    assert service.http.get("/health").json()["status"] == "healthy"
+    began = time.monotonic()
+    service.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: service.http.get("/health").status_code == 503, 2)
+    response = service.http.get("/health")
+    assert response.json()["status"] == "shutting_down"
+    assert service.http.get("/livez").status_code == 200
+    assert service.http.get("/readyz").status_code == 503
+    assert service.process.wait(10) == 0
+    assert time.monotonic() - began < chaos_service.GRACE + 5.0
+    assert not is_alive(pid)
+    task = service.task(job_id)
+    assert (task.status, task.failures, task.interruptions) == (TaskStatus.QUEUED, 0, 1)
+
+
+def test_a_second_signal_leaves_at_once_and_takes_the_child_along(start: Start, tmp_path: Path) -> None:
+    service = start()
+    started = tmp_path / "started"
+    job_id = service.submit("chaos_hang", {"parameters": {"started": str(started)}})
+    pid = read_pid(started)
+    service.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: service.http.get("/health").status_code == 503, 2)
+    service.process.send_signal(signal.SIGTERM)
+    assert service.process.wait(1.0) == 130
+    wait_until(lambda: not is_alive(pid))
+    assert service.task(job_id).status is TaskStatus.PROCESSING  # its lease runs out, and another takes it up
+
+
+@pytest.mark.parametrize("task", ["hold_the_gil", "spin"])
+def test_health_and_leases_go_on_while_a_handler_holds_the_gil(start: Start, tmp_path: Path, task: str) -> None:
+    service = start()
+    started = tmp_path / "started"
+    job_id = service.submit(f"chaos_{task}", {"parameters": {"started": str(started), "seconds": 4.0}})
+    read_pid(started)
+    delays = []
+    while service.task(job_id).status is TaskStatus.PROCESSING:
+        began = time.monotonic()
+        assert service.http.get("/livez").status_code == 200
+        delays.append(time.monotonic() - began)
+        time.sleep(0.02)
+    record = service.task(job_id)
+    assert (record.status, record.attempt) == (TaskStatus.COMPLETED, 1)  # twice its lease, and the lease held
+    delays.sort()
+    print(f"{task}: /livez median {delays[len(delays) // 2] * 1000:.1f} ms, worst {delays[-1] * 1000:.1f} ms")
+    assert delays[len(delays) // 2] < 0.05
+
+
+def test_a_killed_worker_is_succeeded_when_its_lease_has_run_out(start: Start, tmp_path: Path) -> None:
+    effects = tmp_path / "effects"
+    service = start()
+    job_id = service.submit("chaos_items", {"effects": str(effects), "count": 60, "seconds": 0.03})
+    wait_until(lambda: len(list(effects.glob("item-*"))) >= 5)
+    again = start()
+    service.process.kill()
+    wait_until(lambda: again.task(job_id).status is TaskStatus.COMPLETED, 20)
+    task = again.task(job_id)
+    outcomes = [attempt.outcome for attempt in again.store.list_attempts(task.task_id)]
+    assert outcomes == [AttemptOutcome.LEASE_EXPIRED, AttemptOutcome.COMPLETED]
+    with suppress(httpx.HTTPError):
+        service.http.get("/livez")
