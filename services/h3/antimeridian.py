@@ -43,6 +43,11 @@ def cut(rings: Sequence[Ring], *, crossing: bool, repair: bool = False) -> BaseG
     return pieces[0] if holes.is_empty else shapely.difference(pieces[0], holes)
 
 
+def canonical(geometry: BaseGeometry) -> BaseGeometry:
+    """The same polygons as a multipolygon in one order, exteriors counter-clockwise as RFC 7946 has them."""
+    return shapely.orient_polygons(shapely.normalize(shapely.multipolygons(shapely.get_parts(geometry))))
+
+
 def _valid(polygon: BaseGeometry, *, repair: bool) -> BaseGeometry:
     if polygon.is_valid and polygon.area > 0:
         return polygon

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from services.h3 import countries
-from services.h3.antimeridian import cut
+from services.h3.antimeridian import canonical, cut
 from services.h3.fetch import MAX_BYTES, Fetch, fetch
 from services.h3.geojson import check_range, finite_numbers, polygons_from_geojson, refuse
 
@@ -133,8 +133,7 @@ def _from_bbox(values: list[Any]) -> Area:
         )
     reach = east if east > west else east + 360.0
     ring = np.asarray([(west, south), (reach, south), (reach, north), (west, north), (west, south)])
-    geometry = shapely.normalize(shapely.multipolygons(shapely.get_parts(cut([ring], crossing=False))))
-    return Area(label="bbox", source="bbox", geometry=shapely.orient_polygons(geometry))
+    return Area(label="bbox", source="bbox", geometry=canonical(cut([ring], crossing=False)))
 
 
 def _check_country(area: Area, code: str) -> None:

@@ -16,7 +16,7 @@ from shapely.geometry.base import BaseGeometry
 
 from core.errors import PermanentError
 from services.h3 import country_codes
-from services.h3.antimeridian import cut
+from services.h3.antimeridian import canonical, cut
 
 SOURCE = "Natural Earth 4.1.0, 1:10m Admin 0, by way of world-atlas 2.0.2 (public domain)"
 
@@ -68,9 +68,8 @@ def _geometry(polygons: list[Any]) -> BaseGeometry:
     parts = shapely.get_parts(np.asarray(shapes))
     whole = shapely.multipolygons(parts)
     if not whole.is_valid:  # neighbouring islands that overlap at this scale
-        whole = shapely.multipolygons(shapely.get_parts(shapely.union_all(parts)))
-    # Rings as RFC 7946 wants them: exteriors counter-clockwise.
-    return shapely.normalize(shapely.orient_polygons(whole))
+        whole = shapely.union_all(parts)
+    return canonical(whole)
 
 
 class _Arcs:

@@ -46,7 +46,7 @@ def centres(cells: Cells) -> tuple[Degrees, Degrees]:
 def cells_at(longitudes: Degrees, latitudes: Degrees, resolution: int) -> Cells:
     """The cell that holds each point."""
     x, y = (np.ascontiguousarray(values, dtype=np.float64) for values in (longitudes, latitudes))
-    found = coordinates_to_cells(y, x, resolution)
+    found = coordinates_to_cells(y, x, int(resolution))
     return np.asarray(found).astype(np.int64)
 
 
@@ -93,7 +93,7 @@ def polygons(cells: Cells, resolution: int) -> Geometries:
     points, owner = shapely.get_coordinates(shapes, return_index=True)
     points[:, 0] -= 360.0 * np.round((points[:, 0] - longitudes[owner]) / 360.0)
     outside = np.unique(owner[np.abs(points[:, 0]) > 180.0])
-    polar = np.flatnonzero(np.isin(cells, _polar_cells(resolution)))
+    polar = np.flatnonzero(np.isin(cells, polar_cells(resolution)))
     if not len(outside) and not len(polar):
         return shapes
     shapes = shapely.set_coordinates(shapes, points)
@@ -105,7 +105,8 @@ def polygons(cells: Cells, resolution: int) -> Geometries:
 
 
 @cache
-def _polar_cells(resolution: int) -> Cells:
+def polar_cells(resolution: int) -> Cells:
+    """The two cells that hold a pole."""
     return cells_at(np.zeros(2), np.array([90.0, -90.0]), resolution)
 
 

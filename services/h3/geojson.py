@@ -11,7 +11,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from core.errors import PermanentError
-from services.h3.antimeridian import InvalidPolygon, Ring, cut, jumps
+from services.h3.antimeridian import InvalidPolygon, Ring, canonical, cut, jumps
 
 _CRS84 = ("CRS84", "OGC:CRS84", "EPSG:4326", "EPSG::4326", "urn:ogc:def:crs:OGC:1.3:CRS84")
 
@@ -47,8 +47,8 @@ def polygons_from_geojson(document: Mapping[str, Any], *, repair: bool = False) 
         raise refuse("the polygon has no area", "INVALID_GEOMETRY")
     whole = shapely.multipolygons(parts)
     if not whole.is_valid:  # parts that overlap or share a side
-        whole = shapely.multipolygons(shapely.get_parts(shapely.union_all(parts)))
-    return shapely.normalize(shapely.orient_polygons(whole))
+        whole = shapely.union_all(parts)
+    return canonical(whole)
 
 
 def _check_crs(document: Mapping[str, Any]) -> None:

@@ -74,7 +74,8 @@ RETURN (cell & ~(15::bigint << 52) & ~((1::bigint << (3 * (15 - h3.resolution(ce
 
 CREATE FUNCTION h3.last_descendant(cell bigint, resolution integer) RETURNS bigint
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-RETURN (cell & ~(15::bigint << 52)) | (resolution::bigint << 52) | ((1::bigint << (3 * (15 - h3.resolution(cell)))) - 1);
+RETURN (h3.first_descendant(cell, resolution)
+        | (((1::bigint << (3 * (15 - h3.resolution(cell)))) - (1::bigint << (3 * (15 - resolution)))) & 30158033218998));  -- sixes
 
 CREATE FUNCTION h3.grid_cells(grid text, resolution integer) RETURNS SETOF h3.cells
 LANGUAGE sql STABLE PARALLEL SAFE
