@@ -41,6 +41,9 @@ from infrastructure.process_executor.executor import ExecutorOptions, ProcessExe
 from infrastructure.process_executor.supervision import SupervisionRules
 from infrastructure.relay import Relay, RelayOptions
 from infrastructure.sweeper import Sweeper
+from infrastructure.telemetry.handles import MeteredHandle, TracedHandle
+from infrastructure.telemetry.metrics import Metrics
+from infrastructure.telemetry.tracing import Tracer, TracingSpec, start_tracing
 from infrastructure.watchdogs import DiskWatch, MemoryWatch
 from services.registry import handler_registry, job_registry
 from transports.base import TaskDispatcher, TaskSource
@@ -93,6 +96,8 @@ class Application:
     relay: Relay
     sweeper: Sweeper
     machine: CoreMachine
+    metrics: Metrics
+    tracer: Tracer
     workers: Mapping[str, BackgroundQueueWorker]
     lifecycle: DockerWorkerLifecycle = field(repr=False)
     trigger: HttpTrigger | None = None
@@ -156,12 +161,15 @@ def compose(settings: Settings, role: Role, *, database_url: str | None = None) 
         rng,
     )
     jobs, handlers = job_registry(), handler_registry()
+    metrics = Metrics()
+    memory = MemoryWatch(settings.memory_soft_percent / 100)
+    children = process_executor(settings, conninfo, memory) if Role.WORKER in role else None
     machine = CoreMachine(
         jobs=jobs,
         handlers=handlers,
         store=store,
         publisher=relay,
-        executor=_executor(settings, role, handlers, database, conninfo),
+        executor=_executor(settings, handlers, database, children),
         options=MachineOptions(
             worker_id=settings.worker_id,
             lease=timedelta(seconds=settings.lease_seconds),
@@ -170,21 +178,33 @@ def compose(settings: Settings, role: Role, *, database_url: str | None = None) 
         ),
         rng=rng,
     )
-    sweeper = Sweeper(sweep_store, relay, interval=timedelta(seconds=settings.sweep_seconds))
+    sweeper = Sweeper(sweep_store, relay, interval=timedelta(seconds=settings.sweep_seconds), observe=metrics.swept)
+    tracing = tracing_spec(settings)
+    tracer = start_tracing(tracing)
+    handle = MeteredHandle(TracedHandle(machine.handle, tracer), metrics)
     workers = {
         _WORKER_NAMES[channel]: BackgroundQueueWorker(
-            source, machine.handle, name=_WORKER_NAMES[channel], concurrency=_concurrency(settings, channel)
+            source, handle, name=_WORKER_NAMES[channel], concurrency=_concurrency(settings, channel)
         )
         for channel, source in transport.sources.items()
     }
     lifecycle = DockerWorkerLifecycle(
         list(workers.values()),
         [relay, sweeper],
-        [machine.close, *(route.close for route in routes.values()), *transport.close, pool.close],
+        [machine.close, tracer.close, *(route.close for route in routes.values()), *transport.close, pool.close],
         grace=settings.shutdown_grace_seconds,
     )
+    metrics.watch_heartbeats(machine.heartbeat_counts)
+    metrics.watch_relay(relay.status)
+    metrics.watch_workers({name: worker.status for name, worker in workers.items()})
+    metrics.watch_pool(pool.status)
+    metrics.watch_memory(memory)
+    if children is not None:
+        metrics.watch_executor(children.status)
     return Application(
         settings=settings,
+        metrics=metrics,
+        tracer=tracer,
         role=role,
         jobs=jobs,
         handlers=handlers,
@@ -353,7 +373,7 @@ def _concurrency(settings: Settings, channel: Channel) -> int:
 
 
 def _executor(
-    settings: Settings, role: Role, handlers: HandlerRegistry, database: Database, conninfo: str
+    settings: Settings, handlers: HandlerRegistry, database: Database, children: ProcessExecutor | None
 ) -> TaskExecutor:
     inline = InlineExecutor(
         HandlerParts(
@@ -363,12 +383,21 @@ def _executor(
             services=child.handler_services(settings.output_dir, database),
         )
     )
-    if Role.WORKER not in role:
+    if children is None:
         return inline
-    return ExecutorByPlace({RunsOn.FUNCTIONS: inline, RunsOn.DOCKER: process_executor(settings, conninfo)})
+    return ExecutorByPlace({RunsOn.FUNCTIONS: inline, RunsOn.DOCKER: children})
 
 
-def process_executor(settings: Settings, conninfo: str) -> ProcessExecutor:
+def tracing_spec(settings: Settings) -> TracingSpec:
+    """Where traces go, if anywhere."""
+    connection = settings.applicationinsights_connection_string
+    return TracingSpec(
+        otlp_endpoint=settings.otel_exporter_otlp_endpoint,
+        azure_connection_string=connection.get_secret_value() if connection is not None else None,
+    )
+
+
+def process_executor(settings: Settings, conninfo: str, memory: MemoryWatch) -> ProcessExecutor:
     """The executor of long tasks: warm child processes under supervision."""
     return ProcessExecutor(
         ChildSpec(
@@ -376,6 +405,7 @@ def process_executor(settings: Settings, conninfo: str) -> ProcessExecutor:
             arguments=child.arguments(settings, conninfo),
             preload=("numpy", "rasterio"),
             log_level=logging.getLevelNamesMapping()[settings.log_level],
+            tracing=tracing_spec(settings),
         ),
         ExecutorOptions(
             rules=SupervisionRules(
@@ -386,7 +416,7 @@ def process_executor(settings: Settings, conninfo: str) -> ProcessExecutor:
             recycle_tasks=settings.executor_recycle_tasks,
             recycle_bytes=settings.executor_recycle_mb << 20,
         ),
-        memory=MemoryWatch(settings.memory_soft_percent / 100),
+        memory=memory,
         disk=DiskWatch(settings.work_root, settings.min_free_disk_mb << 20),
     )
 

@@ -18,12 +18,12 @@ from app.api.application import create_app
 from app.composition import Application, Role, compose
 from app.logs import configure_logging
 from app.settings import OrchestrationMode, Settings
-from app.worker import settlement_for
 from core.errors import GeoworkerError, MalformedMessage
 from core.messages import decode
 from core.outcome import Outcome
 from infrastructure.postgres.migrations import migrate
 from transports.base import Complete, DeadLetter, Retry
+from transports.settlement import settlement_for
 
 logger = logging.getLogger(__name__)
 

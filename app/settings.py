@@ -190,6 +190,9 @@ class Settings(BaseModel):
         default_factory=lambda: LogFormat.CONSOLE if sys.stderr.isatty() else LogFormat.JSON,
         description="`json` or `console`. Default: console on a terminal, else JSON.",
     )
+    applicationinsights_connection_string: SecretStr | None = Field(
+        default=None, description="Send traces to Azure Monitor (needs the extra `azure-monitor`)."
+    )
     otel_exporter_otlp_endpoint: str | None = Field(
         default=None, description="Send OpenTelemetry traces there. Unset: no traces."
     )

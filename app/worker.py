@@ -7,22 +7,14 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol, assert_never
+from typing import Any, Protocol
 
 from core.errors import GeoworkerError
 from core.messages import Message, TaskMessage
-from core.outcome import (
-    Deferred,
-    Failed,
-    Finished,
-    Interrupted,
-    Outcome,
-    Rejected,
-    RetryLater,
-    Superseded,
-)
+from core.outcome import Outcome, Rejected
 from core.stopping import StopReason, StopToken
-from transports.base import Complete, DeadLetter, Delivery, DeliveryLost, Retry, Settlement, TaskSource
+from transports.base import Delivery, DeliveryLost, Retry, TaskSource
+from transports.settlement import settlement_for
 
 logger = logging.getLogger(__name__)
 
@@ -36,24 +28,6 @@ class MessageHandler(Protocol):
     def __call__(
         self, message: Message, *, stop: StopToken | None = None, renew: Callable[[], None] | None = None
     ) -> Outcome: ...
-
-
-def settlement_for(outcome: Outcome) -> Settlement:
-    """The only place where an outcome becomes a settlement.
-
-    A task that failed, waits for a retry or was interrupted is recorded, and its next hint is in the outbox: this
-    message is done with. Only what could not be recorded comes again, and only what names nothing we know is
-    dead-lettered.
-    """
-    match outcome:
-        case Finished() | Failed() | RetryLater() | Interrupted() | Superseded():
-            return Complete()
-        case Deferred(delay=delay):
-            return Retry(delay)
-        case Rejected(reason=reason, detail=detail):
-            return DeadLetter(reason, detail)
-        case _:
-            assert_never(outcome)
 
 
 @dataclass(slots=True)

@@ -25,15 +25,26 @@ class HeartbeatOptions:
     poll: timedelta = timedelta(seconds=2)
 
 
+@dataclass(slots=True)
+class HeartbeatCounts:
+    """What the heartbeats of a process have done; read by metrics."""
+
+    renewed: int = 0
+    leases_lost: int = 0
+    locks_lost: int = 0
+    failed: int = 0
+
+
 class Heartbeat:
     """One reusable thread for one task at a time. The thread starts with the first task and is parked between tasks.
 
     A lost delivery lock is logged and harmless. A lost lease stops the task: another attempt owns it.
     """
 
-    def __init__(self, store: StateStore, options: HeartbeatOptions) -> None:
+    def __init__(self, store: StateStore, options: HeartbeatOptions, counts: HeartbeatCounts | None = None) -> None:
         self._store = store
         self._options = options
+        self._counts = counts or HeartbeatCounts()
         self._changed = threading.Condition()
         self._watch: _Watch | None = None
         self._closed = False
@@ -76,16 +87,19 @@ class Heartbeat:
             if time.monotonic() - watch.last_beat >= self._options.interval.total_seconds():
                 signal = self._store.heartbeat(watch.claim)
                 watch.last_beat = time.monotonic()
-                watch.renew_lock()
+                self._counts.renewed += 1
+                self._counts.locks_lost += not watch.renew_lock()
             else:
                 signal = self._store.check_claim(watch.claim)
         except ClaimLost as error:
             if self._watch is watch:
+                self._counts.leases_lost += 1
                 logger.warning("%s", error, extra={"action": "lease.lost", "task_id": error.task_id})
                 watch.stop.request(StopReason.LEASE_LOST)
             return
         except GeoworkerError as error:
             # The store is away. The lease may run out meanwhile; then the fence decides, not this thread.
+            self._counts.failed += 1
             logger.warning("heartbeat failed: %s", error, extra={"action": "heartbeat.failed"})
             return
         if signal.cancel_requested:
@@ -101,9 +115,10 @@ class _Watch:
         self.renew = renew
         self.last_beat = time.monotonic()
 
-    def renew_lock(self) -> None:
+    def renew_lock(self) -> bool:
+        """Extend the delivery's lock; False when it is found lost."""
         if self.renew is None:
-            return
+            return True
         try:
             self.renew()
         except GeoworkerError as error:
@@ -113,3 +128,5 @@ class _Watch:
                 extra={"action": "lock.lost", "task_id": self.claim.task_id},
             )
             self.renew = None
+            return False
+        return True

@@ -29,7 +29,7 @@ from core.errors import (
     UnknownTaskType,
 )
 from core.handlers import HandlerRegistry, validate
-from core.heartbeat import Heartbeat, HeartbeatOptions
+from core.heartbeat import Heartbeat, HeartbeatCounts, HeartbeatOptions
 from core.jobs import JobDefinition, JobRegistry, check_registries, job_fingerprint
 from core.messages import JobMessage, Message, StageComplete, TaskEnded, TaskMessage
 from core.outcome import (
@@ -101,6 +101,7 @@ class CoreMachine:
         self._executor = executor
         self._options = options
         self._rng = rng or random.Random()  # noqa: S311 - jitter
+        self.heartbeat_counts = HeartbeatCounts()
         self._heartbeats: list[Heartbeat] = []
         self._heartbeats_lock = threading.Lock()
 
@@ -427,7 +428,7 @@ class CoreMachine:
     def _heartbeat(self, claim: Claim, stop: StopToken, renew: Callable[[], None] | None) -> Iterator[None]:
         with self._heartbeats_lock:
             heartbeat = self._heartbeats.pop() if self._heartbeats else None
-        heartbeat = heartbeat or Heartbeat(self.store, self._options.heartbeat)
+        heartbeat = heartbeat or Heartbeat(self.store, self._options.heartbeat, self.heartbeat_counts)
         heartbeat.start(claim, stop, renew)
         try:
             yield

@@ -19,6 +19,7 @@ from core.records import Claim, Progress
 from core.stopping import StopReason, StopToken
 from infrastructure.checkpoint_manager import CheckpointManager
 from infrastructure.handler_call import call_handler, describe
+from infrastructure.telemetry.context import bound, claim_ids
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def run_claimed(
         spec = parts.handlers[task.task_type]
     except UnknownTaskType as error:
         return Raised(error=describe(error))
-    with checkpoint:
+    with bound(**claim_ids(claim)), checkpoint:
         return call_handler(spec, task.parameters, context)
 
 

@@ -22,6 +22,7 @@ from app.composition import Application, Role
 from app.health import health, not_ready_because
 from app.settings import Settings
 from core.errors import ConfigurationError, Fault, GeoworkerError
+from infrastructure.telemetry.asgi import TracingMiddleware
 
 
 def create_app(application: Application, *, manage_lifecycle: bool = True) -> Starlette:
@@ -45,7 +46,10 @@ def create_app(application: Application, *, manage_lifecycle: bool = True) -> St
     return Starlette(
         routes=_routes(application),
         lifespan=lifespan,
-        middleware=[Middleware(AuthenticationMiddleware, authenticators=authenticators_for(application.settings))],
+        middleware=[
+            Middleware(TracingMiddleware, tracer=application.tracer),
+            Middleware(AuthenticationMiddleware, authenticators=authenticators_for(application.settings)),
+        ],
         exception_handlers={
             BodyTooLarge: _too_large,
             NotJson: _not_json,
@@ -91,7 +95,12 @@ def _routes(application: Application) -> list[Route]:
     async def openapi(_: Request) -> Response:
         return JSONResponse(openapi_document(application))
 
+    async def metrics(_: Request) -> Response:
+        text = await run_in_threadpool(application.metrics.render)
+        return Response(text, media_type="text/plain; version=0.0.4")
+
     routes = [
+        Route("/metrics", metrics, methods=["GET"]),
         Route("/livez", livez, methods=["GET"]),
         Route("/readyz", readyz, methods=["GET"]),
         Route("/health", full_health, methods=["GET"]),

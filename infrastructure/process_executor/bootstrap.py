@@ -10,6 +10,7 @@ from typing import Any
 
 from core.errors import ConfigurationError, Fault
 from infrastructure.inline_executor import HandlerParts
+from infrastructure.telemetry.tracing import TracingSpec
 
 Bootstrap = Callable[[Mapping[str, Any]], AbstractContextManager[HandlerParts]]
 """Called once in the child with the spec's arguments; entered before the first task, left when the child retires."""
@@ -24,12 +25,14 @@ class ChildSpec:
         arguments: JSON-ready, handed to it.
         preload: modules to import before the child is ready (``rasterio``); one that is missing is no fault.
         log_level: the least level of the records that the child forwards.
+        tracing: where the child's spans go; the same as its parent's.
     """
 
     bootstrap: str
     arguments: Mapping[str, Any] = field(default_factory=dict, repr=False)
     preload: tuple[str, ...] = ()
     log_level: int = 20
+    tracing: TracingSpec = field(default_factory=TracingSpec)
 
 
 def resolve(name: str) -> Bootstrap:

@@ -97,6 +97,7 @@ class ChildProcess:
             "arguments": dict(spec.arguments),
             "preload": list(spec.preload),
             "log_level": spec.log_level,
+            "tracing": spec.tracing.as_dict(),
         }
         with contextlib.suppress(ChannelBroken):
             self.control.send(self._hello)

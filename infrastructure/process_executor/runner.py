@@ -16,7 +16,8 @@ import time
 from dataclasses import replace
 
 from core.errors import ClaimLost
-from core.ports import Raised
+from core.ports import Execution, Raised
+from core.records import Claim
 from core.stopping import StopReason, StopToken
 from infrastructure.handler_call import describe
 from infrastructure.inline_executor import HandlerParts, run_claimed
@@ -27,6 +28,7 @@ from infrastructure.process_executor.framing import ChannelBroken, Frame, FrameC
 from infrastructure.process_executor.hygiene import Surroundings
 from infrastructure.process_executor.linux import resident_bytes
 from infrastructure.process_executor.log_forwarding import ForwardHandler
+from infrastructure.telemetry.tracing import Tracer, TracingSpec, start_tracing
 
 EXIT_RETIRED = 0
 EXIT_BOOTSTRAP = 70
@@ -54,9 +56,11 @@ def main(control_fd: int) -> int:
         except Exception as error:  # noqa: BLE001 - the worker is told why no child can start
             channel.send({"type": "failed", "error": describe(error).as_dict()})
             return EXIT_BOOTSTRAP
+        tracer = start_tracing(TracingSpec(**hello["tracing"]))
         channel.send({"type": "ready", "seconds": time.perf_counter() - began, "rss": resident_bytes()})
-        Runner(channel, parts).serve()
+        Runner(channel, parts, tracer).serve()
         bootstrap.__exit__(None, None, None)
+        tracer.close()
     except ChannelBroken as error:
         with contextlib.suppress(OSError, ValueError):
             print(f"the child lost its control channel: {error}", file=sys.stderr)  # noqa: T201
@@ -67,8 +71,9 @@ def main(control_fd: int) -> int:
 class Runner:
     """Takes tasks off the control channel and runs them in the main thread, where libraries expect to be."""
 
-    def __init__(self, channel: FrameChannel, parts: HandlerParts) -> None:
+    def __init__(self, channel: FrameChannel, parts: HandlerParts, tracer: Tracer) -> None:
         self._channel = channel
+        self._tracer = tracer
         self._parts = replace(parts, checkpoints=ActivityStore(parts.checkpoints, self._active))
         self._runs: queue.SimpleQueue[tuple[Frame, StopToken] | None] = queue.SimpleQueue()
         self._current: tuple[int, StopToken] = (0, StopToken())
@@ -91,12 +96,23 @@ class Runner:
 
     def _run(self, frame: Frame, stop: StopToken) -> Frame:
         try:
-            report = execution_to_json(run_claimed(claim_from_json(frame["claim"]), self._parts, stop))
+            report = execution_to_json(self._execute(claim_from_json(frame["claim"]), stop, frame["traceparent"]))
         except ClaimLost:
             report = {"type": "claim_lost"}
         except BaseException as error:  # noqa: BLE001 - an interrupt may hit the lines around the handler's call
             report = execution_to_json(Raised(error=describe(error)))
         return {**report, "run": frame["run"], "stop_reason": stop.reason}
+
+    def _execute(self, claim: Claim, stop: StopToken, traceparent: str | None) -> Execution:
+        with self._tracer.span(
+            f"handler {claim.task.task_type}",
+            parent=traceparent,
+            attributes={"geoworker.task_id": claim.task_id, "geoworker.attempt": claim.attempt},
+        ) as span:
+            execution = run_claimed(claim, self._parts, stop)
+            if isinstance(execution, Raised):
+                span.fail(f"{execution.error.type}: {execution.error.message}")
+            return execution
 
     def _active(self) -> None:
         self._channel.send({"type": "activity"})

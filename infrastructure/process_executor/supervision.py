@@ -18,6 +18,7 @@ from infrastructure.process_executor.codec import claim_to_json, execution_from_
 from infrastructure.process_executor.framing import ChannelBroken, Frame
 from infrastructure.process_executor.log_forwarding import emit_in_worker
 from infrastructure.process_executor.postmortem import crash, ended_by_us
+from infrastructure.telemetry.context import claim_ids, current_traceparent
 from infrastructure.watchdogs import MemoryWatch, StallWatch
 
 logger = logging.getLogger("geoworker.executor")
@@ -77,13 +78,7 @@ class Supervision:
         self._dump_until: float | None = None
         self._next_look = time.monotonic() + _TICK_SECONDS
         self._oom_before = memory.oom_kills()
-        self._ids = {
-            "task_id": claim.task_id,
-            "job_id": claim.task.job_id,
-            "task_type": claim.task.task_type,
-            "stage": claim.task.stage,
-            "attempt": claim.attempt,
-        }
+        self._ids = claim_ids(claim)
         self.left: list[str] = []
         self.spoilt = False
 
@@ -100,7 +95,14 @@ class Supervision:
         if child.exit is not None:
             raise ChildGone
         try:
-            child.control.send({"type": "run", "run": self._run, "claim": claim_to_json(self._claim)})
+            child.control.send(
+                {
+                    "type": "run",
+                    "run": self._run,
+                    "claim": claim_to_json(self._claim),
+                    "traceparent": current_traceparent() or self._claim.task.traceparent,
+                }
+            )
         except ChannelBroken as error:
             raise ChildGone from error
         child.tasks = self._run

@@ -71,7 +71,7 @@ class SweepStatements(TaskStatements):
                 self._stages[task.job_id][task.stage].remaining -= 1
                 self._callback(task, now, now)
             elif exhausted:
-                self._fail_for_good(task, error, now, held=False)
+                self._fail_for_good(task, error, now, owner, held=False)
             else:
                 self._requeue_failed(task, error, now, self.backoff.delay(task.failures + 1, self.rng))
         return len(expired)

@@ -114,7 +114,7 @@ class TaskStatements(JobStatements):
         self._close_attempt(task, claim.worker_id, AttemptOutcome.COMPLETED, now)
         self._end_task(task, TaskStatus.COMPLETED, now)
         task.result_data, task.error_details = kept, None
-        return self._count_out(task, now, lights_out=True)
+        return self._count_out(task, now, claim.worker_id, lights_out=True)
 
     @atomic
     def fail_task(self, claim: Claim, error: ErrorInfo, *, retry_in: timedelta | None) -> Commit:
@@ -125,7 +125,7 @@ class TaskStatements(JobStatements):
         now = self.clock.now()
         self._close_attempt(task, claim.worker_id, AttemptOutcome.FAILED, now, error=kept)
         if retry_in is None:
-            return self._fail_for_good(task, kept, now)
+            return self._fail_for_good(task, kept, now, claim.worker_id)
         self._requeue_failed(task, kept, now, retry_in)
         return Commit()  # its hint is not due yet: the relay sends it when it is
 
@@ -153,7 +153,8 @@ class TaskStatements(JobStatements):
         self._close_attempt(task, claim.worker_id, AttemptOutcome.CANCELLED, now, reason=reason)
         self._end_task(task, TaskStatus.CANCELLED, now)
         task.error_details = stored_error(ErrorInfo(type="TaskCancelled", message=reason, retryable=False))
-        return self._count_out(task, now, lights_out=self._jobs[task.job_id].status is JobStatus.PROCESSING)
+        wanted = self._jobs[task.job_id].status is JobStatus.PROCESSING
+        return self._count_out(task, now, claim.worker_id, lights_out=wanted)
 
     @atomic
     def fail_waiting_task(self, task_id: str, error: ErrorInfo) -> Commit:
@@ -161,7 +162,7 @@ class TaskStatements(JobStatements):
         task = self._tasks.get(task_id)
         if task is None or not task.waiting:
             return Commit(applied=False)
-        return self._fail_for_good(task, kept, self.clock.now())
+        return self._fail_for_good(task, kept, self.clock.now(), self.worker_id)
 
     def _ending(self, claim: Claim, outcome: AttemptOutcome) -> TaskRow | None:
         """The task to end, or None when this very ending was made before; ClaimLost when the claim is stale."""
@@ -189,14 +190,16 @@ class TaskStatements(JobStatements):
         self._note("retry_task", now, task_id=task.task_id, attempt=task.attempt, delay=delay.total_seconds())
         self._hint(task, now + delay, now)
 
-    def _fail_for_good(self, task: TaskRow, error: ErrorInfo, now: datetime, *, held: bool = True) -> Commit:
+    def _fail_for_good(
+        self, task: TaskRow, error: ErrorInfo, now: datetime, worker_id: str, *, held: bool = True
+    ) -> Commit:
         self._end_task(task, TaskStatus.FAILED, now)
         task.failures += 1
         task.error_details, task.execute_after = error, None
         self._stages[task.job_id][task.stage].failed += 1
         job = self._jobs[task.job_id]
         if job.status is not JobStatus.PROCESSING or job.failure_policy is not FailurePolicy.FAIL_FAST:
-            return self._count_out(task, now, lights_out=True, held=held)
+            return self._count_out(task, now, worker_id, lights_out=True, held=held)
         job.become(JobStatus.FAILED)
         job.error_details = error
         job.finished_at = job.updated_at = now
@@ -204,12 +207,13 @@ class TaskStatements(JobStatements):
         siblings = [sibling for sibling in self._job_tasks(task.job_id) if sibling.waiting]
         for sibling in siblings:
             self._cancel_waiting(sibling, _SIBLING_FAILED, now)
-        return self._count_out(task, now, lights_out=False, held=held, ended_with_it=siblings)
+        return self._count_out(task, now, worker_id, lights_out=False, held=held, ended_with_it=siblings)
 
     def _count_out(
         self,
         task: TaskRow,
         now: datetime,
+        worker_id: str,
         *,
         lights_out: bool,
         held: bool = True,
@@ -223,7 +227,7 @@ class TaskStatements(JobStatements):
             stage.finished_at = now
             if lights_out:
                 job = self._jobs[task.job_id]
-                message = self._stage_complete(job, stage.stage, self.worker_id, now)
+                message = self._stage_complete(job, stage.stage, worker_id, now)
                 sent.append(self._send_job_message(job, message, now, held=held))
                 self._note("stage_complete", now, job_id=task.job_id, stage=stage.stage)
         hold = self._hold_for(Channel.CALLBACKS) if held else timedelta(0)

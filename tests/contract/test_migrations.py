@@ -128,8 +128,12 @@ def test_the_guards_are_the_table_of_transitions(empty: Database, table: str) ->
 
 def test_guards_follow_a_changed_table_of_transitions(empty: Database) -> None:
     migrate(empty)
-    empty.execute("COMMENT ON FUNCTION app.guard_jobs_status IS 'of another version'")
+    empty.execute(
+        "CREATE OR REPLACE TRIGGER guard_status BEFORE UPDATE OF status ON app.jobs FOR EACH ROW"
+        " WHEN (false) EXECUTE FUNCTION app.refuse_transition()"
+    )
+    empty.execute("COMMENT ON TRIGGER guard_status ON app.jobs IS 'of another version'")
     migrate(empty)
-    row = empty.row("SELECT obj_description('app.guard_jobs_status'::regproc, 'pg_proc') AS digest")
+    row = empty.row("SELECT pg_get_triggerdef(oid) AS text FROM pg_trigger WHERE tgrelid = 'app.jobs'::regclass")
     assert row is not None
-    assert len(row["digest"]) == 64
+    assert "completed_with_errors" in row["text"]

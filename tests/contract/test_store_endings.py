@@ -21,11 +21,11 @@ def test_the_last_completed_task_completes_its_stage(given: Given) -> None:
         assert commit.applied
         assert not commit.last_in_stage
         assert given.messages(StageComplete) == []
-    assert given.complete(job.job_id, 1).last_in_stage
+    assert given.state.complete_task(given.claim(job.job_id, 1, worker="w9"), {"success": True}).last_in_stage
     (signal,) = given.messages(StageComplete)
     assert isinstance(signal, StageComplete)
     assert (signal.job_id, signal.job_type, signal.completed_stage) == (job.job_id, "demo", 1)
-    assert signal.completed_by == WORKER
+    assert signal.completed_by == "w9"
     (stage,) = given.state.list_stages(job.job_id)
     assert (stage.total, stage.remaining, stage.failed) == (3, 0, 0)
     assert stage.finished_at is not None

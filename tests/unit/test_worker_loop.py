@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from app.worker import BackgroundQueueWorker, LoopStatus, serve, settlement_for
+from app.worker import BackgroundQueueWorker, LoopStatus, serve
 from core.errors import ErrorInfo
 from core.messages import JobMessage, Message, encode
 from core.outcome import (
@@ -24,6 +24,7 @@ from core.outcome import (
 from core.stopping import StopReason, StopToken
 from transports.base import Complete, DeadLetter, Retry, Settlement
 from transports.in_memory import InMemoryQueue, InMemorySource
+from transports.settlement import settlement_for
 
 ERROR = ErrorInfo(type="E", message="m", retryable=True)
 SECOND = timedelta(seconds=1)

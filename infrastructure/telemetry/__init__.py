@@ -1,0 +1,1 @@
+"""What the project says of itself: log lines, metrics and traces. Nothing is configured by importing it."""

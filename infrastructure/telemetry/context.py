@@ -1,0 +1,75 @@
+"""Which task and which trace the running code belongs to."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from core.records import Claim
+
+_TRACEPARENT = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}$")
+_ids: ContextVar[Mapping[str, Any]] = ContextVar("geoworker_ids", default={})  # noqa: B039 - never changed in place
+_traceparent: ContextVar[str | None] = ContextVar("geoworker_traceparent", default=None)
+
+
+def current_ids() -> Mapping[str, Any]:
+    """The ids that log lines of the running code carry."""
+    return _ids.get()
+
+
+@contextmanager
+def bound(**ids: Any) -> Iterator[None]:
+    """Log lines within the block carry ``ids`` too."""
+    token = _ids.set({**_ids.get(), **ids})
+    try:
+        yield
+    finally:
+        _ids.reset(token)
+
+
+def claim_ids(claim: Claim) -> dict[str, Any]:
+    """The ids of a running task."""
+    task = claim.task
+    return {
+        "task_id": task.task_id,
+        "job_id": task.job_id,
+        "task_type": task.task_type,
+        "stage": task.stage,
+        "attempt": claim.attempt,
+        **trace_ids(current_traceparent() or task.traceparent),
+    }
+
+
+def current_traceparent() -> str | None:
+    """The W3C ``traceparent`` of the span that the running code belongs to."""
+    return _traceparent.get()
+
+
+@contextmanager
+def within_trace(traceparent: str | None) -> Iterator[None]:
+    """The running code belongs to ``traceparent``; what is no traceparent is ignored."""
+    token = _traceparent.set(valid_traceparent(traceparent))
+    try:
+        yield
+    finally:
+        _traceparent.reset(token)
+
+
+def valid_traceparent(text: str | None) -> str | None:
+    """``text`` when it is a W3C traceparent, else None."""
+    return text if text is not None and _TRACEPARENT.match(text) else None
+
+
+def new_traceparent() -> str:
+    """The root of a new, sampled trace."""
+    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+
+
+def trace_ids(traceparent: str | None) -> dict[str, str]:
+    """``trace_id`` and ``span_id`` of a traceparent; empty for none."""
+    match = _TRACEPARENT.match(traceparent or "")
+    return {"trace_id": match.group(1), "span_id": match.group(2)} if match is not None else {}
