@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-PROGRAM = '''
+PROGRAM = """
 import psycopg
 
 from testing import DuplicateMessages
@@ -50,7 +50,7 @@ def test_service_bus(geoworker_service_bus):
     with ServiceBusClient.from_connection_string(geoworker_service_bus.connection_string) as client:
         with client.get_queue_receiver("long-running-tasks") as receiver:
             assert receiver.receive_messages(max_wait_time=0.2) == []
-'''
+"""
 
 
 def test_every_fixture_works_in_a_project_of_its_own(tmp_path: Path) -> None:
