@@ -185,7 +185,7 @@ class RasterBand:
         xs = [x[corner] - turn * np.round((x[corner] - first) / turn) for corner in corners]
         ys = [y[corner] for corner in corners]
         doubled = sum(xs[at - 1] * ys[at] - xs[at] * ys[at - 1] for at in range(4))
-        found: npt.NDArray[np.float64] = np.abs(np.asarray(doubled)).ravel() / 2 * 1e6
+        found: NDArray[np.float64] = np.abs(np.asarray(doubled)).ravel() / 2 * 1e6
         with np.errstate(invalid="ignore"):
             polar = (np.max(xs, axis=0) - np.min(xs, axis=0)).ravel() > turn / 4
         found[polar] = np.median(found[~polar]) if not polar.all() else np.nan
