@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -186,5 +186,15 @@ class BackgroundQueueWorker:
             "dead_lettered": sum(source.dead_lettered for source in sources),
             "settlements_lost": sum(status.settlements_lost for status in self._statuses),
             "last_error": errors[-1] if errors else None,
-            "details": dict(sources[0].details) if sources else {},
+            "details": _together([source.details for source in sources]),
         }
+
+
+def _together(details: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What several sources of one queue say: their counts added up, the rest as the first says it."""
+    together: dict[str, Any] = dict(details[0]) if details else {}
+    for more in details[1:]:
+        for name, value in more.items():
+            if isinstance(value, int) and not isinstance(value, bool):
+                together[name] = together.get(name, 0) + value
+    return together

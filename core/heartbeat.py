@@ -16,6 +16,8 @@ from core.stopping import StopReason, StopToken
 
 logger = logging.getLogger(__name__)
 
+_PARKED_POLLS = 15
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeartbeatOptions:
@@ -36,7 +38,8 @@ class HeartbeatCounts:
 
 
 class Heartbeat:
-    """One reusable thread for one task at a time. The thread starts with the first task and is parked between tasks.
+    """One reusable thread for one task at a time. The thread starts with a task, is parked between tasks, and ends when
+    none came for a while.
 
     A lost delivery lock is logged and harmless. A lost lease stops the task: another attempt owns it.
     """
@@ -73,12 +76,17 @@ class Heartbeat:
 
     def _run(self) -> None:
         poll = self._options.poll.total_seconds()
+        idle = 0
         while True:
             with self._changed:
                 if self._closed:
                     return
                 self._changed.wait(poll)
                 watch = self._watch
+                idle = idle + 1 if watch is None else 0
+                if idle > _PARKED_POLLS:
+                    self._thread = None
+                    return
             if watch is not None:
                 self._beat(watch)
 

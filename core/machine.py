@@ -269,9 +269,9 @@ class CoreMachine:
 
     # Tasks
 
-    def process_task_message(self, message: TaskMessage) -> dict[str, Any]:
+    def process_task_message(self, message: TaskMessage, *, stop: StopToken | None = None) -> dict[str, Any]:
         """Run a task and say how it ended as a plain mapping: ``{"success": bool, ...}``."""
-        outcome = self.run_task(message, stop=StopToken(), renew=None)
+        outcome = self.run_task(message, stop=stop or StopToken(), renew=None)
         match outcome:
             case Finished(result=result, last_in_stage=last):
                 return {**result, "success": True, "task_id": message.task_id, "stage_complete": last}

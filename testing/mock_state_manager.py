@@ -163,6 +163,17 @@ class MockStateManager(SweepStatements, ReplayStatements, OutboxStatements, Chec
             ),
         )
 
+    def require_job(self, job_id: str) -> JobRecord:
+        """The job of that id.
+
+        Raises:
+            JobNotFound: when there is none.
+        """
+        job = self.get_job(job_id)
+        if job is None:
+            raise JobNotFound(job_id)
+        return job
+
     @atomic
     def get_state_snapshot(self) -> dict[str, Any]:
         """All jobs, tasks and counters of stages as plain, JSON-ready values; statuses in capitals.

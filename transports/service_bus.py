@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from azure.servicebus import (
         ServiceBusClient,
         ServiceBusMessage,
+        ServiceBusMessageBatch,
         ServiceBusReceivedMessage,
         ServiceBusReceiver,
         ServiceBusSender,
@@ -50,6 +51,8 @@ logger = logging.getLogger(__name__)
 
 _SLICE = 0.5  # seconds: how soon a stop ends a long poll
 _SETTLE_TRIES = 3
+_CLOSING = 5.0  # seconds that closing a source may take: an orderly close gives back what was on its way
+_BATCH_SLACK = 64  # a batch keeps 1/64 of the limit free: the SDK's sum leaves out a few bytes of what it sends
 _MAX_DETAIL = 4096  # characters of a dead-letter description the service keeps
 
 
@@ -78,22 +81,37 @@ class _Link:
     def receiver(self) -> ServiceBusReceiver:
         if self._receiver is None:
             self._client = self._connection.client()
-            receiver = self._client.get_queue_receiver(self._queue, prefetch_count=0)
+            # The wait for a settlement's outcome is the receiver's option; the client's does not reach it.
+            receiver = self._client.get_queue_receiver(
+                self._queue, prefetch_count=0, timeout=self._connection.settlement_timeout
+            )
             try:
                 receiver.__enter__()
             except BaseException:
-                quietly(receiver.close)
+                self._receiver = receiver
                 self.drop()
                 raise
             self._receiver = receiver
         return self._receiver
 
-    def drop(self) -> None:
-        receiver, client = self._receiver, self._client
+    def drop(self, *, wait: float = 0.0) -> None:
+        """Let go at once; the closing itself, which a half-open connection holds up for half a minute, runs apart."""
+        parts = [part for part in (self._receiver, self._client) if part is not None]
         self._receiver = self._client = None
-        for part in (receiver, client):
-            if part is not None:
-                quietly(part.close)
+        _close_apart(parts, wait=wait)
+
+
+def _close_apart(parts: Sequence[ServiceBusClient | ServiceBusReceiver | ServiceBusSender], *, wait: float) -> None:
+    if not parts:
+        return
+
+    def close() -> None:
+        for part in parts:
+            quietly(part.close)
+
+    closing = threading.Thread(target=close, name="link-closing", daemon=True)
+    closing.start()
+    closing.join(wait)
 
 
 @dataclass(slots=True)
@@ -139,7 +157,7 @@ class ServiceBusSource(TaskSource):
     def close(self) -> None:
         if self._link.is_open:
             self._give_back()
-        self._link.drop()
+        self._link.drop(wait=_CLOSING)
         with self._keeper_lock:
             self._keeper.drop()
         self._figures.connected = False
@@ -185,13 +203,25 @@ class ServiceBusSource(TaskSource):
         raw = messages[0]
         self._figures.received += 1
         count = (raw.delivery_count or 0) + 1
-        self._figures.redelivered += count > 1
+        if count > 1:
+            self._figures.redelivered += 1
+            logger.info(
+                "message delivered again",
+                extra={"action": "message.redelivered", "message_id": raw.message_id, "delivery_count": count},
+            )
         try:
             message = decode(b"".join(_body(raw)))
         except (MalformedMessage, TypeError, ValueError) as error:
-            self.settle(raw, DeadLetter("MalformedMessage", str(error)))
+            self._bury(raw, str(error))
             return None
         return ServiceBusDelivery(message, count, raw, self)
+
+    def _bury(self, raw: ServiceBusReceivedMessage, detail: str) -> None:
+        logger.error("a message cannot be read: %s", detail, extra={"action": "message.malformed"})
+        try:
+            self.settle(raw, DeadLetter("MalformedMessage", detail))
+        except DeliveryLost as error:  # it comes again and is judged again
+            logger.warning("settlement lost: %s", error, extra={"action": "settlement.lost"})
 
     def _on_connected(self) -> None:
         if not self._figures.connected:
@@ -216,8 +246,10 @@ class ServiceBusSource(TaskSource):
     def renew(self, raw: ServiceBusReceivedMessage) -> None:
         """Extend a message's lock through the keeper; a faulty one is replaced and asked once more.
 
+        A service that cannot be reached is no error: the lock may outlast the fault, and the next heartbeat asks again.
+
         Raises:
-            DeliveryLost: when the lock is gone or cannot be renewed now.
+            DeliveryLost: when the lock is gone.
         """
         from azure.servicebus.exceptions import MessageAlreadySettled, MessageLockLostError
 
@@ -231,12 +263,12 @@ class ServiceBusSource(TaskSource):
                 except transport_errors() as error:
                     self._keeper.drop()
                     if last_try:
-                        # The lock may outlast this fault: the next heartbeat tries again.
                         logger.warning(
                             "a lock could not be renewed: %s", _first_line(error), extra={"action": "lock.unrenewed"}
                         )
                 else:
                     self._figures.renewals += 1
+                    logger.debug("lock renewed", extra={"action": "lock.renewed", "message_id": raw.message_id})
                     return
 
     def settle(self, raw: ServiceBusReceivedMessage, settlement: Settlement) -> None:
@@ -248,8 +280,13 @@ class ServiceBusSource(TaskSource):
         from azure.servicebus.exceptions import MessageAlreadySettled, MessageLockLostError
 
         problem: BaseException | None = None
+        copied = False
         for _ in range(_SETTLE_TRIES):
             try:
+                if isinstance(settlement, Retry) and settlement.delay > timedelta(0) and not copied:
+                    # The copy first: dying in between doubles the hint, the other way round would lose it.
+                    self._schedule_copy(raw, settlement.delay)
+                    copied = True
                 self._settle_once(self._link.receiver(), raw, settlement)
             except (MessageLockLostError, MessageAlreadySettled) as error:
                 self._figures.locks_lost += 1
@@ -273,9 +310,7 @@ class ServiceBusSource(TaskSource):
             case Retry(delay=delay) if delay <= timedelta(0):
                 receiver.abandon_message(raw)
                 self._figures.retried += 1
-            case Retry(delay=delay):
-                # The copy first: dying in between doubles the hint, the other way round would lose it.
-                self._schedule_copy(raw, delay)
+            case Retry():
                 receiver.complete_message(raw)
                 self._figures.retried += 1
             case DeadLetter(reason=reason, detail=detail):
@@ -361,7 +396,8 @@ class ServiceBusDispatcher(TaskDispatcher):
         from azure.servicebus.exceptions import MessageSizeExceededError
 
         sender = self._open()
-        batch = sender.create_message_batch()
+        limit = sender.create_message_batch().max_size_in_bytes
+        batch = _batch(sender, limit)
         members: list[int] = []
 
         def send_batch() -> None:
@@ -376,7 +412,7 @@ class ServiceBusDispatcher(TaskDispatcher):
                 batch.add_message(wire)
             except MessageSizeExceededError:
                 send_batch()
-                batch, members = sender.create_message_batch(), []
+                batch, members = _batch(sender, limit), []
                 try:
                     batch.add_message(wire)
                 except MessageSizeExceededError:
@@ -393,16 +429,18 @@ class ServiceBusDispatcher(TaskDispatcher):
         return self._sender
 
     def _drop(self) -> None:
-        sender, client = self._sender, self._client
+        parts = [part for part in (self._sender, self._client) if part is not None]
         self._sender = self._client = None
-        for part in (sender, client):
-            if part is not None:
-                quietly(part.close)
+        _close_apart(parts, wait=0.0)
 
     def close(self) -> None:
         """Close the sender. Idempotent."""
         with self._lock:
             self._drop()
+
+
+def _batch(sender: ServiceBusSender, limit: int) -> ServiceBusMessageBatch:
+    return sender.create_message_batch(max_size_in_bytes=limit - limit // _BATCH_SLACK)
 
 
 def _wire(message: Message) -> ServiceBusMessage:

@@ -22,7 +22,7 @@ class ServiceBusConnection:
     """Makes clients. ``connection_string`` wins over ``fqdn``; the credential is asked for once and shared.
 
     ``try_timeout`` (seconds) bounds one attempt of sending, renewing and linking: on a half-open connection nothing
-    else would.
+    else would. ``settlement_timeout`` (seconds) bounds the wait for a settlement's acknowledgement.
     """
 
     connection_string: str | None = field(default=None, repr=False)
@@ -30,6 +30,7 @@ class ServiceBusConnection:
     credential: TokenCredential | None = field(default=None, repr=False)
     websockets: bool = False
     try_timeout: float = _TRY_TIMEOUT
+    settlement_timeout: float = _SETTLEMENT_TIMEOUT
 
     def __post_init__(self) -> None:
         if self.connection_string is None and self.fqdn is None:
@@ -49,7 +50,6 @@ class ServiceBusConnection:
         options: dict[str, Any] = {
             "retry_total": 0,
             "try_timeout": self.try_timeout,
-            "timeout": _SETTLEMENT_TIMEOUT,
             "transport_type": TransportType.AmqpOverWebsocket if self.websockets else TransportType.Amqp,
         }
         if self.connection_string is not None:

@@ -19,6 +19,8 @@ from services.h3.antimeridian import canonical, cut
 from services.h3.fetch import MAX_BYTES, Fetch, fetch
 from services.h3.geojson import check_range, finite_numbers, polygons_from_geojson, refuse
 
+EQUATOR_KM = 6378.137  # WGS 84
+
 AreaInput = str | Sequence[float] | Mapping[str, Any]
 
 
@@ -58,7 +60,7 @@ def equal_area(points: NDArray[np.float64]) -> NDArray[np.float64]:
 
     Snyder, Map Projections: A Working Manual (1987), equations 3-12 and 10-15 with the equator as standard parallel.
     """
-    a, e = 6378.137, 0.0818191908426215
+    a, e = EQUATOR_KM, 0.0818191908426215
     sine = np.sin(np.radians(points[:, 1]))
     q = (1 - e * e) * (sine / (1 - (e * sine) ** 2) - np.log((1 - e * sine) / (1 + e * sine)) / (2 * e))
     return np.column_stack([a * np.radians(points[:, 0]), a * q / 2])

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from core.docker_context import DockerTaskContext
 from core.errors import PermanentError
@@ -24,7 +25,7 @@ from services.h3.outputs import check_resolution, complete_grid
 from services.h3.parameters import AggregateRaster, Assignment, Weighting
 from services.h3.plan import GridPlan
 from services.h3.ports import BatchId, CellStatistics, GridStore, grid_store
-from services.h3.raster_band import RasterBand, Window, apart
+from services.h3.raster_band import Floats, RasterBand, Window, apart
 from services.h3.zonal import ZonalStatistics
 from services.raster.gdal import gdal_environment
 from services.raster.source import local_path, open_source
@@ -148,10 +149,11 @@ class _Aggregation:
         for window in apart(windows):
             for strip in window.strips(self._params.window_pixels):
                 longitudes, latitudes, values, valid = self._band.read(strip)
-                longitudes, latitudes, values = longitudes[valid], latitudes[valid], values[valid]
-                found = geodesy.cells_at(longitudes, latitudes, self._params.resolution)
+                pixels = np.flatnonzero(valid)
+                found = geodesy.cells_at(longitudes[pixels], latitudes[pixels], self._params.resolution)
                 known, places = statistics.locate(found)
-                statistics.add(places, values[known], self._weights(longitudes[known], latitudes[known]))
+                pixels = pixels[known]
+                statistics.add(places, values[pixels], self._weights(strip, pixels))
 
     def _add_centres(self, statistics: ZonalStatistics) -> None:
         longitudes, latitudes = geodesy.centres(statistics.cells)
@@ -162,17 +164,17 @@ class _Aggregation:
         whole = Window(rows[hit].min(), rows[hit].max() + 1, columns[hit].min(), columns[hit].max() + 1)
         for strip in whole.strips(self._params.window_pixels):
             here = hit[(rows[hit] >= strip.row) & (rows[hit] < strip.row_end)]
-            x, y, values, valid = self._band.read(strip)
+            _, _, values, valid = self._band.read(strip)
             at = (rows[here] - strip.row) * (strip.column_end - strip.column) + columns[here] - strip.column
             here, at = here[valid[at]], at[valid[at]]
-            statistics.add(here, values[at], self._weights(x[at], y[at]))
+            statistics.add(here, values[at], self._weights(strip, at))
 
-    def _weights(self, longitudes: Any, latitudes: Any) -> Any:
+    def _weights(self, strip: Window, pixels: NDArray[np.intp]) -> Floats:
         match self._params.weighting:
             case Weighting.PIXEL:
-                return np.ones(len(longitudes))
+                return np.ones(len(pixels))
             case Weighting.AREA:
-                return self._band.areas(longitudes, latitudes)
+                return self._band.areas(strip)[pixels]
 
 
 def _concatenated(parts: list[CellStatistics]) -> CellStatistics:

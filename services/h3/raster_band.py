@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import PermanentError
-from services.h3.area import equal_area
+from services.h3.area import EQUATOR_KM, equal_area
 
 if TYPE_CHECKING:
+    from affine import Affine
     from rasterio.io import DatasetReader
 
 Floats = NDArray[np.float64]
@@ -68,7 +69,7 @@ class RasterBand:
     """
 
     def __init__(self, dataset: DatasetReader, band: int) -> None:
-        from pyproj import CRS, Proj, Transformer
+        from pyproj import CRS, Transformer
 
         _check(dataset, band)
         self._dataset, self._band = dataset, band
@@ -77,8 +78,6 @@ class RasterBand:
         self.geographic = bool(crs.is_geographic)
         self._to_degrees = Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
         self._from_degrees = Transformer.from_crs("OGC:CRS84", crs, always_xy=True)
-        self._projection = None if self.geographic else Proj(crs)
-        self._metres = 1.0 if self.geographic else float(crs.axis_info[0].unit_conversion_factor)
 
     @property
     def categorical(self) -> bool:
@@ -103,7 +102,7 @@ class RasterBand:
         height, width = self._dataset.height, self._dataset.width
         if not kept.all():  # part of the box has no place in this projection
             return Window(0, height, 0, width)
-        columns, rows = ~self._transform * (x[kept], y[kept])
+        columns, rows = applied(~self._transform, x[kept], y[kept])
         window = Window(
             max(0, int(np.floor(rows.min())) - _SLACK),
             min(height, int(np.ceil(rows.max())) + _SLACK),
@@ -135,7 +134,7 @@ class RasterBand:
         columns, rows = np.meshgrid(
             np.arange(window.column, window.column_end) + 0.5, np.arange(window.row, window.row_end) + 0.5
         )
-        x, y = self._transform * (columns.ravel(), rows.ravel())
+        x, y = applied(self._transform, columns.ravel(), rows.ravel())
         longitudes, latitudes = self.degrees(x, y)
         valid &= np.isfinite(longitudes) & np.isfinite(latitudes) & (np.abs(latitudes) <= 90.0)
         return longitudes, latitudes, values, valid
@@ -154,7 +153,7 @@ class RasterBand:
         columns = np.full(len(longitudes), -1, dtype=np.intp)
         for turn in (0.0, -360.0, 360.0) if self.geographic else (0.0,):
             x, y = self._from_degrees.transform(longitudes, latitudes)
-            found_columns, found_rows = ~self._transform * (np.asarray(x) + turn, np.asarray(y))
+            found_columns, found_rows = applied(~self._transform, np.asarray(x) + turn, np.asarray(y))
             with np.errstate(invalid="ignore"):
                 inside = (
                     (found_columns >= 0)
@@ -167,23 +166,41 @@ class RasterBand:
             columns[inside] = np.floor(found_columns[inside]).astype(np.intp)
         return rows, columns
 
-    def areas(self, longitudes: Floats, latitudes: Floats) -> Floats:
-        """The area on the ellipsoid, square metres, of pixels with these centres."""
-        a, b, _, d, e, _ = self._transform[:6]
-        if self.geographic:
-            half = abs(e) / 2  # a pixel of a geographic raster spans d latitude by a longitude
-            edges = np.column_stack([np.full(len(latitudes), abs(a)), np.minimum(latitudes + half, 90.0)])
-            lower = np.column_stack([np.full(len(latitudes), abs(a)), np.maximum(latitudes - half, -90.0)])
-            top, bottom = equal_area(edges), equal_area(lower)
-            return np.asarray(top[:, 0] * (top[:, 1] - bottom[:, 1]) * 1e6)
-        assert self._projection is not None  # noqa: S101 - projected
-        scale = np.asarray(self._projection.get_factors(longitudes, latitudes).areal_scale)
-        return np.asarray(abs(a * e - b * d) * self._metres**2 / scale)
+    def areas(self, window: Window) -> Floats:
+        """The area on the ellipsoid, square metres, of each pixel of a window, flat.
+
+        From the four corners, joined by straight lines in longitude and latitude. A pixel that holds a pole, which has
+        no such corners, is given the median of the others.
+        """
+        columns, rows = np.meshgrid(
+            np.arange(window.column, window.column_end + 1, dtype=np.float64),
+            np.arange(window.row, window.row_end + 1, dtype=np.float64),
+        )
+        longitudes, latitudes = self.degrees(*applied(self._transform, columns.ravel(), rows.ravel()))
+        x, y = equal_area(np.column_stack([longitudes, latitudes])).T.reshape(2, *columns.shape)
+        corners = [(slice(None, -1), slice(None, -1)), (slice(None, -1), slice(1, None))]
+        corners += [(slice(1, None), slice(1, None)), (slice(1, None), slice(None, -1))]
+        turn = 2 * np.pi * EQUATOR_KM
+        first = x[corners[0]]
+        xs = [x[corner] - turn * np.round((x[corner] - first) / turn) for corner in corners]
+        ys = [y[corner] for corner in corners]
+        doubled = sum(xs[at - 1] * ys[at] - xs[at] * ys[at - 1] for at in range(4))
+        found: NDArray[np.float64] = np.abs(np.asarray(doubled)).ravel() / 2 * 1e6
+        with np.errstate(invalid="ignore"):
+            polar = (np.max(xs, axis=0) - np.min(xs, axis=0)).ravel() > turn / 4
+        found[polar] = np.median(found[~polar]) if not polar.all() else np.nan
+        return found
 
     def pixel_area(self) -> float:
         """The area of the pixel in the middle of the raster, square metres."""
-        x, y = self._transform * (np.array([self._dataset.width / 2]), np.array([self._dataset.height / 2]))
-        return float(self.areas(*self.degrees(x, y))[0])
+        row, column = self._dataset.height // 2, self._dataset.width // 2
+        return float(self.areas(Window(row, row + 1, column, column + 1))[0])
+
+
+def applied(transform: Affine, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """Points moved by an affine transform."""
+    a, b, c, d, e, f = transform[:6]
+    return a * x + b * y + c, d * x + e * y + f
 
 
 def apart(windows: list[Window]) -> list[Window]:

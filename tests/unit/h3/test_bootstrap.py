@@ -34,10 +34,8 @@ def bootstrap(tmp_path: Path, **parameters: Any) -> Task:
 
 
 def test_registering_loads_no_array_library() -> None:
-    code = (
-        "import sys, services.h3.registry; print([m for m in ('numpy', 'shapely', 'h3', 'h3ronpy', 'rasterio', 'pyarrow')\
- if m in sys.modules])"
-    )
+    heavy = ("numpy", "shapely", "h3", "h3ronpy", "rasterio", "pyarrow")
+    code = f"import sys, services.h3.registry; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
