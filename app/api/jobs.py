@@ -15,6 +15,7 @@ from core.errors import Fault, InvalidInput, JobNotFound, TaskNotFound
 from core.jobs import JobRegistry
 from core.records import JobQuery, TaskQuery
 from core.states import JobStatus, TaskStatus
+from infrastructure.telemetry.context import current_traceparent
 
 
 def routes(application: Application) -> list[Route]:
@@ -31,7 +32,7 @@ def routes(application: Application) -> list[Route]:
             parameters,
             rerun=rerun,
             submitted_by=request.state.caller.name,
-            traceparent=request.headers.get("traceparent"),
+            traceparent=current_traceparent(),
         )
         url = f"/api/jobs/status/{submitted.job.job_id}"
         answer = {**job_view(submitted.job), "created": submitted.created, "status_url": url}

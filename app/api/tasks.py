@@ -19,6 +19,7 @@ from core.messages import Identifier, TaskMessage
 from core.records import RunsOn, TaskQuery, TaskRecord
 from core.states import TERMINAL_TASK_STATUSES, TaskStatus
 from infrastructure.postgres.inbox import BacklogFull, StartRequest
+from infrastructure.telemetry.context import current_traceparent
 
 _POLL_SECONDS = 5
 _BUSY_SECONDS = 10
@@ -84,7 +85,7 @@ def routes(application: Application, trigger: HttpTrigger) -> list[Route]:
             return problem(503, "the worker is shutting down; nothing was accepted", headers=retry_after(_BUSY_SECONDS))
         body = validate(StartTask, await json_object(request, limit=limit), subject="request body")
         try:
-            task = await run_in_threadpool(accept, body, request.state.caller.name, request.headers.get("traceparent"))
+            task = await run_in_threadpool(accept, body, request.state.caller.name, current_traceparent())
         except BacklogFull as error:
             return problem(429, str(error), headers=retry_after(_BUSY_SECONDS))
         url = f"/task/{task.task_id}"

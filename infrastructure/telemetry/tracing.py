@@ -16,7 +16,7 @@ from core.errors import ConfigurationError, Fault
 from infrastructure.telemetry.context import current_traceparent, valid_traceparent, within_trace
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import SpanProcessor
+    from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 logger = logging.getLogger(__name__)
 
@@ -96,13 +96,13 @@ class NoTracer:
 class OpenTelemetryTracer:
     """Spans by the OpenTelemetry SDK, with a provider of its own (nothing global is set)."""
 
-    def __init__(self, service_name: str, processors: Callable[[], list[SpanProcessor]]) -> None:
+    def __init__(self, service_name: str, processors: Callable[[TracerProvider], list[SpanProcessor]]) -> None:
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         self._provider = TracerProvider(resource=Resource.create({"service.name": service_name}))
-        for processor in processors():
+        for processor in processors(self._provider):
             self._provider.add_span_processor(processor)
         self._tracer = self._provider.get_tracer("geoworker")
         self._propagator = TraceContextTextMapPropagator()
@@ -151,10 +151,10 @@ def start_tracing(spec: TracingSpec | None) -> Tracer:
     """
     if spec is None or not spec.wanted:
         return NoTracer()
-    return OpenTelemetryTracer(spec.service_name, lambda: _processors(spec))
+    return OpenTelemetryTracer(spec.service_name, lambda provider: _processors(spec, provider))
 
 
-def _processors(spec: TracingSpec) -> list[SpanProcessor]:
+def _processors(spec: TracingSpec, provider: TracerProvider) -> list[SpanProcessor]:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     processors: list[SpanProcessor] = []
@@ -178,5 +178,6 @@ def _processors(spec: TracingSpec) -> list[SpanProcessor]:
                     )
                 ],
             ) from error
-        processors.append(BatchSpanProcessor(AzureMonitorTraceExporter(connection_string=spec.azure_connection_string)))
+        exporter = AzureMonitorTraceExporter(connection_string=spec.azure_connection_string, tracer_provider=provider)
+        processors.append(BatchSpanProcessor(exporter))
     return processors

@@ -1,6 +1,6 @@
 """The real process (HTTP, loops, lifecycle) with the chaos jobs.
 
-``python chaos_service.py <database url> <directory>``. Prints its address when it serves.
+``python chaos_service.py <database url> <directory> [OTLP endpoint]``. Prints its address when it serves.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from app.settings import Settings
 GRACE = 1.5
 
 
-def main(url: str, root: str) -> None:
+def main(url: str, root: str, otlp_endpoint: str | None = None) -> None:
     composition.job_registry = lambda: chaos_worker.JOBS
     composition.handler_registry = lambda: chaos_worker.HANDLERS
     child.BOOTSTRAP = "chaos_worker:parts"
@@ -43,6 +43,7 @@ def main(url: str, root: str) -> None:
         retry_base_seconds=0.01,
         retry_cap_seconds=0.05,
         log_format="json",
+        otel_exporter_otlp_endpoint=otlp_endpoint,
     )
     configure_logging(settings)
     application = composition.compose(settings, composition.Role.EMBEDDED, database_url=url)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import chaos_service
+import httpx
 import pytest
 from chaos_harness import make_claim, wait_until
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -24,6 +28,8 @@ from infrastructure.telemetry.asgi import TracingMiddleware
 from infrastructure.telemetry.context import current_traceparent, new_traceparent
 from infrastructure.telemetry.handles import TracedHandle
 from infrastructure.telemetry.tracing import NoTracer, Tracer, TracingSpec, start_tracing
+
+pytestmark = pytest.mark.chaos
 
 
 class Collector:
@@ -106,6 +112,47 @@ def test_one_trace_from_the_message_to_the_child(collector: Collector, tmp_path:
     assert child.parent_span_id == worker.span_id
     attributes = {attribute.key: attribute.value for attribute in child.attributes}
     assert attributes["geoworker.attempt"].int_value == 1
+
+
+def test_one_trace_from_a_submission_over_http_to_the_child(
+    collector: Collector, database_url: str, tmp_path: Path
+) -> None:
+    service = subprocess.Popen(
+        [sys.executable, chaos_service.__file__, database_url, str(tmp_path), collector.url],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert service.stdout is not None
+    address = service.stdout.readline().strip()
+    try:
+        wait_until(lambda: _answers(f"{address}/readyz"))
+        root = new_traceparent()
+        parameters = {"effects": str(tmp_path / "effects"), "count": 1, "seconds": 0.0}
+        submitted = httpx.post(
+            f"{address}/api/jobs/submit/chaos_items", json=parameters, headers={"traceparent": root}
+        ).json()
+        status = f"{address}/api/jobs/status/{submitted['job_id']}"
+        wait_until(lambda: httpx.get(status).json()["status"] == "completed", 20)
+        scraped = httpx.get(f"{address}/metrics").text
+        assert 'geoworker_tasks_total{outcome="Finished",task_type="items"} 1.0' in scraped
+        assert "geoworker_children_started_total" in scraped
+    finally:
+        service.terminate()
+        assert service.wait(15) == 0
+        service.stdout.close()
+    names = {"HTTP POST", "job chaos_items", "task items", "handler items", "stage complete chaos_items"}
+    wait_until(lambda: names <= {span.name for span in collector.spans if span.trace_id.hex() == root.split("-")[1]})
+    request, task, handler = (collector.named(name) for name in ("HTTP POST", "task items", "handler items"))
+    assert request.parent_span_id.hex() == root.split("-")[2]
+    assert task.parent_span_id == request.span_id
+    assert handler.parent_span_id == task.span_id
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.ConnectError:
+        return False
 
 
 def test_http_requests_continue_the_callers_trace(collector: Collector) -> None:
