@@ -16,4 +16,7 @@ def handler_registry() -> HandlerRegistry:
 
 def job_registry() -> JobRegistry:
     """Every job type, aliases included."""
-    return JobRegistry((*hello_world.JOBS, single_task.SingleTaskJob(), *raster.JOBS, *h3.JOBS))
+    return JobRegistry(
+        (*hello_world.JOBS, single_task.SingleTaskJob(), *raster.JOBS, *h3.JOBS),
+        aliases={"process_raster_docker_http": "process_raster_triggered"},
+    )

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from app.api.tasks import StartTask
 from app.composition import Application, Role
 from app.health import version
 from core.states import JobStatus, TaskStatus
@@ -95,7 +96,9 @@ def openapi_document(application: Application) -> dict[str, Any]:
     paths = _probes()
     schemas = dict(_SCHEMAS)
     if Role.ORCHESTRATOR in application.role:
-        paths |= _jobs(application, schemas)
+        paths |= _jobs(application, schemas) | _callbacks()
+    if application.trigger is not None:
+        paths |= _tasks()
     document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
@@ -122,6 +125,15 @@ def _probes() -> dict[str, Any]:
         "/livez": {"get": _operation("Whether the process is alive", {200: free})},
         "/readyz": {"get": _operation("Whether the process should get work", {200: free}, problems=(503,))},
         "/health": {"get": _operation("Health in detail", {200: free, 503: free})},
+        "/metrics": {
+            "get": {
+                "summary": "Metrics in Prometheus' text form",
+                "responses": {
+                    "200": {"description": "Metrics", "content": {"text/plain": {"schema": {"type": "string"}}}},
+                    "401": _problem(401),
+                },
+            }
+        },
         "/openapi.json": {"get": _operation("This document", {200: free}, problems=(401,))},
     }
 
@@ -220,6 +232,88 @@ def _parameters(name: str, model: type[BaseModel], schemas: dict[str, Any]) -> d
     return schema
 
 
+def _tasks() -> dict[str, Any]:
+    """The routes of the HTTP-triggered worker."""
+    task = {"$ref": "#/components/schemas/Task"}
+    accepted = {
+        "type": "object",
+        "required": ["task_id", "job_id", "status", "status_url"],
+        "properties": {
+            "task_id": {"type": "string"},
+            "job_id": {"type": "string"},
+            "status": {"enum": list(TaskStatus)},
+            "status_url": {"type": "string"},
+        },
+    }
+    task_id = {"name": "task_id", "in": "path", "required": True, "schema": {"type": "string"}}
+    body = StartTask.model_json_schema(by_alias=False)
+    cancel = _operation("Cancel the task's job", {202: task}, (401, 404, 409, 503), [task_id])
+    return {
+        "/task/start": {
+            "post": _operation(
+                "Accept a task: committed before the answer; the same id again is the same task",
+                {202: accepted},
+                (401, 404, 409, 413, 415, 422, 429, 503),
+                body=body,
+            )
+        },
+        "/task/{task_id}": {
+            "get": _operation(
+                "A task: 202 with Retry-After while it runs, 200 when it has ended",
+                {200: task, 202: task},
+                (401, 404, 503),
+                [task_id],
+            ),
+            "delete": cancel,
+        },
+        "/task/{task_id}/cancel": {"post": cancel},
+        "/tasks": {
+            "get": _operation(
+                "Docker tasks",
+                {200: {"type": "object", "required": ["tasks"]}},
+                (401, 422, 503),
+                [
+                    _query("status", {"enum": list(TaskStatus)}),
+                    _query("offset", {"type": "integer", "minimum": 0, "maximum": 10_000_000}),
+                    _query("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
+                ],
+            )
+        },
+        "/queue/status": {"get": _operation("Accepted tasks that wait or run", {200: {"type": "object"}}, (401, 503))},
+    }
+
+
+def _callbacks() -> dict[str, Any]:
+    """The routes of callbacks."""
+    free = {"type": "object"}
+    entry = {"name": "entry_id", "in": "path", "required": True, "schema": {"type": "integer", "minimum": 0}}
+    return {
+        "/api/task/callback": {
+            "post": _operation(
+                "Receive a signed callback (Standard Webhooks)", {200: free}, (401, 413), body={"type": "object"}
+            )
+        },
+        "/api/callbacks/undelivered": {
+            "get": _operation(
+                "Messages that were given up undelivered",
+                {200: free},
+                (401, 422, 503),
+                [_query("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100})],
+            )
+        },
+        "/api/callbacks/{entry_id}/replay": {
+            "post": _operation("Send an undelivered message again", {202: free}, (401, 404, 503), [entry])
+        },
+    }
+
+
+def _problem(status: int) -> dict[str, Any]:
+    return {
+        "description": _PROBLEMS[status],
+        "content": {_PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+
+
 def _query(name: str, schema: dict[str, Any], description: str = "") -> dict[str, Any]:
     return {"name": name, "in": "query", "required": False, "schema": schema, "description": description}
 
@@ -235,11 +329,7 @@ def _operation(
         str(status): {"description": summary, "content": {_JSON: {"schema": schema}}}
         for status, schema in answers.items()
     }
-    for status in problems:
-        responses[str(status)] = {
-            "description": _PROBLEMS[status],
-            "content": {_PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-        }
+    responses |= {str(status): _problem(status) for status in problems}
     operation: dict[str, Any] = {"summary": summary, "responses": responses}
     if parameters:
         operation["parameters"] = parameters
@@ -254,6 +344,7 @@ _PROBLEMS = {
     409: "The state does not allow it",
     413: "The body is too large",
     415: "The body is no JSON",
+    429: "As many accepted tasks wait as may; see Retry-After",
     422: "Something in the request is wrong; every fault is named",
     503: "The state store cannot be reached; nothing was accepted",
 }

@@ -15,6 +15,13 @@ def validate_raster(params: ValidateRaster, context: DockerTaskContext) -> dict[
     return run_validation(params, context)
 
 
+def validate_and_trigger_docker(params: ValidateRaster, context: DockerTaskContext) -> dict[str, Any]:
+    """Validate a raster at the door: when this completes, the machine plans the Docker stage and its dispatch commits
+    with it; when it refuses, the job fails here and the Docker worker is never called.
+    """
+    return {**validate_raster(params, context), "triggers": "process_raster_complete"}
+
+
 def create_cog(params: CreateCog, context: DockerTaskContext) -> dict[str, Any]:
     """Make a Cloud Optimized GeoTIFF; see :func:`services.raster.cog.create_cog`."""
     from services.raster.steps import run_cog

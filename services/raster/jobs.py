@@ -63,6 +63,23 @@ class ProcessRasterDocker(JobDefinition[ProcessRaster]):
         return _result(results)
 
 
+class ProcessRasterTriggered(ProcessRasterDocker):
+    """A gate on functions, then the whole chain on the Docker worker: bad rasters never wake it up."""
+
+    job_type = "process_raster_triggered"
+    description = "Validates a raster on functions, and triggers the Docker worker only for one that can be processed."
+    stages: ClassVar[tuple[Stage, ...]] = (
+        Stage(number=1, name="validate_and_trigger", task_type="validate_and_trigger_docker", runs_on=RunsOn.FUNCTIONS),
+        Stage(number=2, name="process_raster", task_type="process_raster_complete", runs_on=RunsOn.DOCKER),
+    )
+
+    def plan(self, stage: Stage, parameters: ProcessRaster, previous: Sequence[TaskResult]) -> Iterable[TaskPlan]:
+        """The gate sees what concerns reading; the worker sees everything."""
+        if stage.number == 1:
+            return [TaskPlan(parameters=_only(parameters.model_dump(mode="json", exclude_none=True), ReadParameters))]
+        return super().plan(stage, parameters, previous)
+
+
 def _result(results: Sequence[TaskResult]) -> Mapping[str, Any]:
     return results[0].result_data or {}
 

@@ -7,7 +7,7 @@ from typing import Any
 from core.handlers import HandlerSpec
 from core.jobs import JobDefinition
 from services.raster import handlers
-from services.raster.jobs import ProcessRasterDocker, ProcessRasterV2
+from services.raster.jobs import ProcessRasterDocker, ProcessRasterTriggered, ProcessRasterV2
 from services.raster.parameters import CreateCog, CreateStacItem, ProcessRaster, ValidateRaster
 
 HANDLERS: tuple[HandlerSpec, ...] = (
@@ -16,6 +16,12 @@ HANDLERS: tuple[HandlerSpec, ...] = (
         handler=handlers.validate_raster,
         parameters=ValidateRaster,
         description="Inspects a raster: CRS, extent, bands, statistics, what kind it is, and what is wrong with it.",
+    ),
+    HandlerSpec(
+        task_type="validate_and_trigger_docker",
+        handler=handlers.validate_and_trigger_docker,
+        parameters=ValidateRaster,
+        description="Validates a raster before the Docker worker is woken up.",
     ),
     HandlerSpec(
         task_type="create_cog",
@@ -36,4 +42,4 @@ HANDLERS: tuple[HandlerSpec, ...] = (
         description="Validate, COG and STAC in one resumable task.",
     ),
 )
-JOBS: tuple[JobDefinition[Any], ...] = (ProcessRasterV2(), ProcessRasterDocker())
+JOBS: tuple[JobDefinition[Any], ...] = (ProcessRasterV2(), ProcessRasterDocker(), ProcessRasterTriggered())
