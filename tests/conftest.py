@@ -56,6 +56,15 @@ def make_database(postgres_server: str, template_database: str) -> Iterator[Call
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
+@pytest.fixture(scope="module")
+def module_database(postgres_server: str, template_database: str) -> str:
+    """The address of a migrated database that a module's tests share; it goes with the server."""
+    name = f"module_{next(_numbers)}"
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template_database}".encode())
+    return _address(postgres_server, name)
+
+
 @pytest.fixture
 def database_url(make_database: Callable[[], str]) -> str:
     """The address of a fresh, migrated database."""
