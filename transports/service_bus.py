@@ -94,16 +94,16 @@ class _Link:
             self._receiver = receiver
         return self._receiver
 
-    def drop(self, *, wait: float = 0.0) -> None:
+    def drop(self) -> threading.Thread | None:
         """Let go at once; the closing itself, which a half-open connection holds up for half a minute, runs apart."""
         parts = [part for part in (self._receiver, self._client) if part is not None]
         self._receiver = self._client = None
-        _close_apart(parts, wait=wait)
+        return _close_apart(parts)
 
 
-def _close_apart(parts: Sequence[ServiceBusClient | ServiceBusReceiver | ServiceBusSender], *, wait: float) -> None:
+def _close_apart(parts: Sequence[ServiceBusClient | ServiceBusReceiver | ServiceBusSender]) -> threading.Thread | None:
     if not parts:
-        return
+        return None
 
     def close() -> None:
         for part in parts:
@@ -111,7 +111,7 @@ def _close_apart(parts: Sequence[ServiceBusClient | ServiceBusReceiver | Service
 
     closing = threading.Thread(target=close, name="link-closing", daemon=True)
     closing.start()
-    closing.join(wait)
+    return closing
 
 
 @dataclass(slots=True)
@@ -150,17 +150,30 @@ class ServiceBusSource(TaskSource):
         self._faults = 0
         self._last_heard = time.monotonic()
         self._waking = threading.Event()
+        self._closed = False
 
     def open(self) -> None:
-        """Nothing yet: the first poll connects, and an unreachable namespace is a state, not an error."""
+        """Connect, or note why not: an unreachable namespace is a state, not an error, and each poll tries again."""
+        self._closed = False
+        try:
+            self._link.receiver()
+        except transport_errors() as error:
+            self._note_fault(error)
+        else:
+            self._last_heard = time.monotonic()
+            self._on_connected()
 
     def close(self) -> None:
         if self._link.is_open:
             self._give_back()
-        self._link.drop(wait=_CLOSING)
+        self._closed = True
+        closings = [self._link.drop()]
         with self._keeper_lock:
-            self._keeper.drop()
+            closings.append(self._keeper.drop())
         self._figures.connected = False
+        for closing in closings:
+            if closing is not None:
+                closing.join(_CLOSING)
 
     def _give_back(self) -> None:
         """A credit may still be out: what the service pushed meanwhile goes back at once instead of after its lock."""
@@ -233,6 +246,11 @@ class ServiceBusSource(TaskSource):
 
     def _on_fault(self, error: BaseException) -> None:
         """Say so once, drop the link, and wait with jitter before the next try."""
+        self._note_fault(error)
+        pause = self._options.backoff.delay(self._faults, self._rng).total_seconds()
+        self._waking.wait(max(0.05, pause))
+
+    def _note_fault(self, error: BaseException) -> None:
         text = f"{type(error).__name__}: {_first_line(error)}"
         if self._figures.connected or self._figures.last_error is None:
             logger.warning("queue %s cannot be read: %s", self._queue, text, extra={"action": "queue.lost"})
@@ -240,8 +258,6 @@ class ServiceBusSource(TaskSource):
         self._figures.last_error = text
         self._link.drop()
         self._faults += 1
-        pause = self._options.backoff.delay(self._faults, self._rng).total_seconds()
-        self._waking.wait(max(0.05, pause))
 
     def renew(self, raw: ServiceBusReceivedMessage) -> None:
         """Extend a message's lock through the keeper; a faulty one is replaced and asked once more.
@@ -275,10 +291,12 @@ class ServiceBusSource(TaskSource):
         """Settle on the receiver, or by lock token on a fresh one when the link is gone.
 
         Raises:
-            DeliveryLost: when the lock is gone, or the service could not be told within three tries.
+            DeliveryLost: when the lock is gone, the source was closed, or the service could not be told in three tries.
         """
         from azure.servicebus.exceptions import MessageAlreadySettled, MessageLockLostError
 
+        if self._closed:
+            raise DeliveryLost("the source was closed; the message comes again after its lock")
         problem: BaseException | None = None
         copied = False
         for _ in range(_SETTLE_TRIES):
@@ -428,15 +446,17 @@ class ServiceBusDispatcher(TaskDispatcher):
             self._sender.__enter__()
         return self._sender
 
-    def _drop(self) -> None:
+    def _drop(self) -> threading.Thread | None:
         parts = [part for part in (self._sender, self._client) if part is not None]
         self._sender = self._client = None
-        _close_apart(parts, wait=0.0)
+        return _close_apart(parts)
 
     def close(self) -> None:
         """Close the sender. Idempotent."""
         with self._lock:
-            self._drop()
+            closing = self._drop()
+        if closing is not None:
+            closing.join(_CLOSING)
 
 
 def _batch(sender: ServiceBusSender, limit: int) -> ServiceBusMessageBatch:

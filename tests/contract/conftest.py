@@ -11,6 +11,7 @@ from core.messages import Channel
 from infrastructure.connection_pool import ConnectionPoolManager, PoolSettings
 from infrastructure.postgres.database import Database
 from tests.contract.sources import InMemoryHarness, SourceHarness
+from tests.contract.sources_service_bus import ServiceBusHarness
 from tests.contract.stores import Given, MemoryBackend, PostgresBackend
 
 GivenFactory = Callable[..., Given]
@@ -56,7 +57,7 @@ def given(make_store: GivenFactory) -> Given:
     return make_store()
 
 
-@pytest.fixture(params=[InMemoryHarness], ids=["in_memory"])
+@pytest.fixture(params=[InMemoryHarness, ServiceBusHarness], ids=["in_memory", "service_bus"])
 def harness(request: pytest.FixtureRequest) -> Iterator[SourceHarness]:
     """Every transport; a new one joins by its harness class here."""
     made: SourceHarness = request.param()
