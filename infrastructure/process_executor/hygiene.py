@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
-import sys
 import threading
 from dataclasses import dataclass
 
 from infrastructure.process_executor.linux import children_of
-
-if sys.platform != "win32":
-    import resource
 
 _SIGNALS = (
     signal.SIGTERM,
