@@ -45,7 +45,8 @@ class Region:
         """
         boxes = geodesy.descendant_boxes(cells, resolution)
         undecided = self._touched(boxes.main)
-        undecided[boxes.split] |= self._touched(boxes.rest)
+        if len(boxes.split):
+            undecided[boxes.split] |= self._touched(boxes.rest)
         inside = np.zeros(len(cells), dtype=bool)
         clear = np.flatnonzero(~undecided)
         inside[clear] = shapely.contains_xy(self.geometry, boxes.longitudes[clear], boxes.latitudes[clear])
