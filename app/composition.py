@@ -50,7 +50,7 @@ from transports.base import TaskDispatcher, TaskSource
 
 if TYPE_CHECKING:
     from transports.http_trigger import HttpInbox
-    from transports.service_bus_connection import ServiceBusConnection
+    from transports.service_bus import ServiceBusConnection
 
 
 class Role(Flag):
@@ -352,7 +352,7 @@ def service_bus_connection(settings: Settings) -> ServiceBusConnection:
     Raises:
         ConfigurationError: when they do not.
     """
-    from transports.service_bus_connection import ServiceBusConnection, entra_connection
+    from transports.service_bus import ServiceBusConnection, entra_connection
 
     if settings.service_bus_connection_string is None and settings.service_bus_fqdn is not None:
         return entra_connection(settings.service_bus_fqdn, websockets=settings.service_bus_websockets)

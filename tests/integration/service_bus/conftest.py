@@ -20,10 +20,11 @@ from core.messages import TaskMessage, encode
 from core.retry import Backoff
 from testing.emulator import EmulatorConfig, QueueConfig, ServiceBusEmulator
 from transports.service_bus import ServiceBusDelivery, ServiceBusDispatcher, ServiceBusSource, SourceOptions
-from transports.service_bus_connection import ServiceBusConnection
+from transports.service_bus.connection import ServiceBusConnection
 
 QUEUE = "long-running-tasks"
 LOCK = timedelta(seconds=30)
+QUICK = {"keep_alive": 0, "socket_timeout": 0.02}  # no second of sleep when a sender closes; shorter reads
 
 
 def task(number: int = 1) -> TaskMessage:
@@ -43,6 +44,7 @@ class Bench:
             connection_string=self.emulator.connection_string,
             try_timeout=try_timeout,
             settlement_timeout=settlement_timeout,
+            options=QUICK,
         )
 
     def source(self, queue: str = QUEUE, *, silent_after: float = 120) -> ServiceBusSource:
