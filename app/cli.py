@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
+from app.cli_dlq import dlq
 from app.cli_show import jobs_table, print_job, print_json, watch
 from app.composition import Role
 from app.health import version
@@ -38,6 +39,9 @@ data_dir = click.option(
 @click.version_option(version(), prog_name="geoworker")
 def cli() -> None:
     """A worker for long geospatial tasks: queue-polled, HTTP-triggered or embedded."""
+
+
+cli.add_command(dlq)
 
 
 def settings_from(directory: Path | None = None, **overrides: Any) -> Settings:

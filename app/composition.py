@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, assert_never
 
 from app import child
+from app.dead_letters import DeadLetters
 from app.lifecycle import DockerWorkerLifecycle
 from app.settings import OrchestrationMode, Settings
 from app.worker import BackgroundQueueWorker
@@ -32,6 +33,7 @@ from infrastructure.inline_executor import HandlerParts, InlineExecutor
 from infrastructure.outbound import OutboundPolicy
 from infrastructure.postgres.checkpoint_store import PostgresCheckpointStore
 from infrastructure.postgres.database import Database
+from infrastructure.postgres.hints import PostgresHints
 from infrastructure.postgres.inbox import PostgresInbox
 from infrastructure.postgres.outbox_store import PostgresOutboxStore
 from infrastructure.postgres.state_store import PostgresStateStore, StoreOptions
@@ -51,6 +53,7 @@ from transports.base import TaskDispatcher, TaskSource
 if TYPE_CHECKING:
     from transports.http_trigger import HttpInbox
     from transports.service_bus import ServiceBusConnection
+    from transports.service_bus.dead_letters import DeadLetterQueue
 
 
 class Role(Flag):
@@ -101,6 +104,7 @@ class Application:
     workers: Mapping[str, BackgroundQueueWorker]
     lifecycle: DockerWorkerLifecycle = field(repr=False)
     trigger: HttpTrigger | None = None
+    dead_letters: DeadLetters | None = None
 
 
 class ExecutorByPlace:
@@ -223,6 +227,7 @@ def compose(settings: Settings, role: Role, *, database_url: str | None = None) 
         workers=workers,
         lifecycle=lifecycle,
         trigger=trigger,
+        dead_letters=_dead_letters(settings, role, store, database),
     )
 
 
@@ -344,6 +349,28 @@ def queue_names(settings: Settings) -> Mapping[Channel, str]:
         Channel.FUNCTIONS: settings.functions_queue,
         Channel.DOCKER: settings.docker_queue,
     }
+
+
+def dead_letter_queues(settings: Settings) -> Sequence[DeadLetterQueue]:
+    """The dead letters of the mode's queues; none when the mode has no queues outside this process."""
+    match settings.docker_orchestration_mode:
+        case OrchestrationMode.SERVICE_BUS:
+            from transports.service_bus.dead_letters import DeadLetterQueue
+
+            connection = service_bus_connection(settings)
+            return [DeadLetterQueue(connection, name) for name in dict.fromkeys(queue_names(settings).values())]
+        case OrchestrationMode.HTTP_TRIGGER | OrchestrationMode.IN_MEMORY:
+            return ()
+        case mode:
+            assert_never(mode)
+
+
+def _dead_letters(settings: Settings, role: Role, store: StateStore, database: Database) -> DeadLetters | None:
+    queues = dead_letter_queues(settings) if Role.ORCHESTRATOR in role else ()
+    if not queues:
+        return None
+    interval = timedelta(seconds=settings.hint_seconds)
+    return DeadLetters(queues, store, PostgresHints(database, worker_id=settings.worker_id, hint_interval=interval))
 
 
 def service_bus_connection(settings: Settings) -> ServiceBusConnection:

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from app.api import callbacks, jobs, tasks
+from app.api import callbacks, dead_letters, jobs, tasks
 from app.api.auth import ApiKeys, AuthenticationMiddleware, Authenticator
 from app.api.openapi import openapi_document
 from app.api.problems import on_any_error, on_geoworker_error, on_http_error, problem
@@ -108,6 +108,8 @@ def _routes(application: Application) -> list[Route]:
     ]
     if Role.ORCHESTRATOR in application.role:
         routes += [*jobs.routes(application), *callbacks.routes(application)]
+    if application.dead_letters is not None:
+        routes += dead_letters.routes(application, application.dead_letters)
     if application.trigger is not None:
         routes += tasks.routes(application, application.trigger)
     return routes

@@ -2,8 +2,8 @@
 
 No prefetch, no sessions. One receiver receives and settles; a second one renews (``keeper.py``). What the SDK does
 badly is mended here: a message whose link the service detached is settled through a fresh receiver by lock token, a
-poll is cut into slices so that a stop ends it, and a receiver that has been silent for long is replaced, because a half-open
-connection looks just like an empty queue.
+poll is cut into slices so that a stop ends it, and a receiver that has been silent for long is replaced, because a
+half-open connection looks just like an empty queue.
 """
 
 from __future__ import annotations
