@@ -64,8 +64,9 @@ def _cog(params: ProcessRaster, context: DockerTaskContext) -> dict[str, Any]:
         return dict(context.checkpoint.get_data("cog"))
     _stop_here_if_asked(context)
     source = _source(params, context)
+    validation = validate(source, input_crs=params.input_crs)
     outputs = outputs_for(safe_stem(source.name), params.output_dir, context)
-    made = make_cog(params, context, source, validate(source, input_crs=params.input_crs), outputs).as_dict()
+    made = make_cog(params, context, source, validation, outputs).as_dict()
     context.checkpoint.save(COG_MADE, {"cog": made}, artifacts=[Path(made["path"])])
     return made
 
@@ -86,7 +87,7 @@ def _described(
 
 def _deliver(cog: dict[str, Any], described: dict[str, Any], outputs: Outputs, context: DockerTaskContext) -> None:
     """Send everything on, the item last: nobody finds an item whose assets are not there."""
-    if context.checkpoint.should_skip(DELIVERED):
+    if outputs.destination is None or context.checkpoint.should_skip(DELIVERED):
         return
     _stop_here_if_asked(context)
     for facts in (cog, described["thumbnail"], described["stac"]):

@@ -45,8 +45,8 @@ def run_cog(params: CreateCog, context: DockerTaskContext) -> dict[str, Any]:
     try:
         with gdal_environment(), tidied(context):
             source = source_of(params.source_url, context, subdataset=params.subdataset)
-            outputs = outputs_for(safe_stem(source.name), params.output_dir, context)
             validation = validate(source, input_crs=params.input_crs)
+            outputs = outputs_for(safe_stem(source.name), params.output_dir, context)
             cog = make_cog(params, context, source, validation, outputs)
             address = outputs.deliver(cog.path, context, sha256=cog.sha256)
             outputs.forget_staged()
