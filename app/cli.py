@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
+from app.cli_config import config
 from app.cli_options import as_json, data_dir, find_job, settings_from
 from app.cli_replay import replay
 from app.cli_show import jobs_table, print_job, print_json, watch
@@ -33,6 +34,10 @@ _FAILED = (JobStatus.FAILED, JobStatus.CANCELLED)
 @click.version_option(version(), prog_name="geoworker")
 def cli() -> None:
     """A worker for long geospatial tasks: queue-polled, HTTP-triggered or embedded."""
+
+
+cli.add_command(config)
+cli.add_command(replay)
 
 
 def parse_parameters(text: str | None, pairs: tuple[str, ...]) -> dict[str, Any]:
@@ -127,7 +132,9 @@ def _end(view: Mapping[str, Any], console: Console, as_json: bool) -> None:
 
 
 @cli.command()
-@click.option("--status", "status_", type=click.Choice(list(JobStatus)), help="Only jobs of that status.")
+@click.option(
+    "--status", "status_", type=click.Choice([str(status) for status in JobStatus]), help="Only jobs of that status."
+)
 @click.option("--type", "job_type", help="Only jobs of that type.")
 @click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True)
 @data_dir
@@ -290,9 +297,6 @@ def _serve(role: Role, host: str | None, port: int | None) -> None:
 
     overrides: dict[str, Any] = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     run_process(settings_from(None, **overrides), role, Console())
-
-
-cli.add_command(replay)
 
 
 def main() -> None:
