@@ -193,14 +193,17 @@ def _jobs(application: Application, schemas: dict[str, Any]) -> dict[str, Any]:
         "/api/jobs/{job_id}/cancel": {"post": _operation("Cancel a job", {200: job}, (401, 404, 409, 503), [_JOB_ID])},
         "/api/jobs/{job_id}/retry": {
             "post": _operation(
-                "Run an ended job again: its failed tasks, or everything from a stage on",
+                "Run an ended job again: its failed tasks, everything from a stage on, or tasks from a checkpoint on",
                 {202: job},
                 (401, 404, 409, 413, 415, 422, 503),
                 [_JOB_ID],
                 body={
                     "type": "object",
                     "additionalProperties": False,
-                    "properties": {"from_stage": {"type": "integer", "minimum": 1, "maximum": 1000}},
+                    "properties": {
+                        "from_stage": {"type": "integer", "minimum": 1, "maximum": 1000},
+                        "from_checkpoint": {"type": "integer", "minimum": 0, "maximum": 1000},
+                    },
                 },
             )
         },
