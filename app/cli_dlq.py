@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from app.cli_options import as_json, settings_from
 from app.cli_show import print_json
 from app.composition import dead_letter_queues
 from app.dead_letters import DeadLetters
@@ -18,7 +19,6 @@ from app.settings import Settings
 from core.errors import ConfigurationError, Fault, InvalidInput
 from infrastructure.postgres.hints import PostgresHints
 
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 in_queue = click.option("--queue", help="Whose dead letters (default: DOCKER_QUEUE, long-running-tasks).")
 numbers = click.argument("numbers", nargs=-1, type=click.IntRange(min=0), metavar="[NUMBER]...")
 
@@ -118,7 +118,7 @@ def _one_of(numbers: Sequence[int], every: bool) -> None:
 
 @contextmanager
 def _letters() -> Iterator[tuple[DeadLetters, Settings]]:
-    settings = Settings.from_env()
+    settings = settings_from()
     queues = dead_letter_queues(settings)
     if not queues:
         mode = settings.docker_orchestration_mode

@@ -16,15 +16,16 @@ if TYPE_CHECKING:
 
 _TRY_TIMEOUT = 10.0
 _SETTLEMENT_TIMEOUT = 15.0
+_OPEN_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceBusConnection:
     """Makes clients. ``connection_string`` wins over ``fqdn``; the credential is asked for once and shared.
 
-    ``try_timeout`` (seconds) bounds one attempt of sending, renewing and linking: on a half-open connection nothing
-    else would. ``settlement_timeout`` (seconds) bounds the wait for a settlement's acknowledgement. ``options`` are
-    further keywords of ``ServiceBusClient``: a proxy, a custom endpoint, a CA bundle.
+    ``try_timeout`` (seconds) bounds one attempt of sending and renewing, ``open_timeout`` one of connecting: on a
+    half-open connection nothing else would. ``settlement_timeout`` (seconds) bounds the wait for a settlement's
+    acknowledgement. ``options`` are further keywords of ``ServiceBusClient``: a proxy, a custom endpoint, a CA bundle.
     """
 
     connection_string: str | None = field(default=None, repr=False)
@@ -33,6 +34,7 @@ class ServiceBusConnection:
     websockets: bool = False
     try_timeout: float = _TRY_TIMEOUT
     settlement_timeout: float = _SETTLEMENT_TIMEOUT
+    open_timeout: float = _OPEN_TIMEOUT
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:

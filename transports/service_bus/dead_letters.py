@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from core.errors import MalformedMessage, TransportUnavailable
 from core.messages import Message
 from transports.service_bus.connection import ServiceBusConnection, describe, quietly, transport_errors
+from transports.service_bus.link import CLOSING_SECONDS, Link, receiver_link
 from transports.service_bus.wire import body_of, from_wire
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class DeadLetterQueue:
     def peek(self, *, limit: int, after: int = 0) -> Sequence[DeadLetterRecord]:
         """Letters in order, from the first whose number is above ``after``."""
         found: list[DeadLetterRecord] = []
-        with self._receiver() as receiver:
+        with self._looking() as receiver:
             while len(found) < limit:
                 page = receiver.peek_messages(min(_PAGE, limit - len(found)), sequence_number=after + 1)
                 if not page:
@@ -63,14 +64,14 @@ class DeadLetterQueue:
 
     def get(self, number: int) -> DeadLetterRecord | None:
         """The letter of that number."""
-        with self._receiver() as receiver:
+        with self._looking() as receiver:
             found = [self._record(raw) for raw in receiver.peek_messages(1, sequence_number=number)]
         return found[0] if found and found[0].number == number else None
 
     def remove(self, numbers: Collection[int]) -> set[int]:
         """Take letters out for good; the numbers of those that were there. The others are let go untouched."""
         removed: set[int] = set()
-        with self._receiver() as receiver:
+        with self._taking() as receiver:
             others: list[ServiceBusReceivedMessage] = []
             try:
                 while len(removed) < len(set(numbers)) and len(others) < _MOST_TAKEN:
@@ -94,29 +95,44 @@ class DeadLetterQueue:
         from azure.servicebus import ServiceBusReceiveMode
 
         count = 0
-        with self._receiver(receive_mode=ServiceBusReceiveMode.RECEIVE_AND_DELETE) as receiver:
+        with self._taking(receive_mode=ServiceBusReceiveMode.RECEIVE_AND_DELETE) as receiver:
             while taken := receiver.receive_messages(_PAGE, max_wait_time=_EMPTY_AFTER):
                 count += len(taken)
         return count
 
     @contextmanager
-    def _receiver(self, **options: Any) -> Iterator[ServiceBusReceiver]:
-        from azure.servicebus import ServiceBusSubQueue
-
+    def _looking(self) -> Iterator[ServiceBusReceiver]:
+        """A receiver that takes nothing; it closes behind the caller's back, which takes the SDK a second."""
+        link = self._link()
         try:
-            with (
-                self._connection.client() as client,
-                client.get_queue_receiver(
-                    self.queue,
-                    sub_queue=ServiceBusSubQueue.DEAD_LETTER,
-                    prefetch_count=0,
-                    timeout=self._connection.settlement_timeout,
-                    **options,
-                ) as receiver,
-            ):
-                yield receiver
+            with self._translated():
+                yield link.open()
+        finally:
+            link.drop()
+
+    @contextmanager
+    def _taking(self, **options: Any) -> Iterator[ServiceBusReceiver]:
+        """A receiver that takes letters; closing it in order gives back what was on its way."""
+        link = self._link(**options)
+        try:
+            with self._translated():
+                yield link.open()
+        finally:
+            closing = link.drop()
+            if closing is not None:
+                closing.join(CLOSING_SECONDS)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
         except transport_errors() as error:
             raise TransportUnavailable(f"the dead letters of {self.queue} cannot be had: {describe(error)}") from error
+
+    def _link(self, **options: Any) -> Link[ServiceBusReceiver]:
+        from azure.servicebus import ServiceBusSubQueue
+
+        return receiver_link(self._connection, self.queue, sub_queue=ServiceBusSubQueue.DEAD_LETTER, **options)
 
     def _record(self, raw: ServiceBusReceivedMessage) -> DeadLetterRecord:
         return DeadLetterRecord(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from transports.service_bus.connection import ServiceBusConnection, quietly
@@ -22,6 +25,50 @@ Handler = TypeVar("Handler", bound=_SdkHandler)
 
 CLOSING_SECONDS = 5.0
 """How long an orderly close may take; it gives back what was on its way."""
+_LOOK_SECONDS = 0.1
+
+
+class OpeningInterrupted(OSError):
+    """Connecting was given up because somebody asked for it."""
+
+
+class _Opening:
+    """One attempt to connect."""
+
+    def __init__(self, handler: _SdkHandler) -> None:
+        self._handler = handler
+        self._done = threading.Event()
+        self._error: BaseException | None = None
+        threading.Thread(target=self._run, name="link-opening", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self._handler.__enter__()
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
+            self._error = error
+        finally:
+            self._done.set()
+
+    def wait(self, seconds: float, interrupted: threading.Event | None) -> None:
+        give_up_at = time.monotonic() + seconds
+        while not self._done.wait(_LOOK_SECONDS):
+            if interrupted is not None and interrupted.is_set():
+                _shut_socket(self._handler)
+                raise OpeningInterrupted("connecting was given up")
+            if time.monotonic() >= give_up_at:
+                _shut_socket(self._handler)
+                raise OSError(f"no answer to the connection within {seconds:g} s")
+        if self._error is not None:
+            raise self._error
+
+
+def _shut_socket(handler: _SdkHandler) -> None:
+    """End a read that would never end. The SDK shows no way to it; where its insides differ, the thread is leaked."""
+    part: object = handler
+    for name in ("_handler", "_connection", "_transport", "sock"):
+        part = getattr(part, name, None)
+    if isinstance(part, socket.socket):
+        quietly(partial(part.shutdown, socket.SHUT_RDWR))
 
 
 class Link(Generic[Handler]):
@@ -38,16 +85,25 @@ class Link(Generic[Handler]):
         """Whether there is a handler; the other end may be gone all the same."""
         return self._handler is not None
 
-    def open(self) -> Handler:
-        """The handler, connected now if it was not. Raises what the SDK raises."""
+    def open(self, interrupted: threading.Event | None = None) -> Handler:
+        """The handler, connected now if it was not.
+
+        The SDK waits for the other end's greeting without bound, so it connects in a thread that is left alone when it
+        takes too long.
+
+        Raises:
+            OSError: when there was no answer in time, or ``interrupted`` was set meanwhile (OpeningInterrupted).
+            Exception: what the SDK raises.
+        """
         if self._handler is None:
-            self._client = self._connection.client()
-            self._handler = self._make(self._client)
+            client = self._connection.client()
+            handler = self._make(client)
             try:
-                self._handler.__enter__()
+                _Opening(handler).wait(self._connection.open_timeout, interrupted)
             except BaseException:
-                self.drop()
+                _close_apart([handler, client])
                 raise
+            self._client, self._handler = client, handler
         return self._handler
 
     def drop(self) -> threading.Thread | None:
@@ -57,12 +113,15 @@ class Link(Generic[Handler]):
         return _close_apart(parts)
 
 
-def receiver_link(connection: ServiceBusConnection, queue: str) -> Link[ServiceBusReceiver]:
-    """A peek-lock receiver of a queue. No prefetch: a message that waits in a buffer loses its lock there."""
+def receiver_link(connection: ServiceBusConnection, queue: str, **options: Any) -> Link[ServiceBusReceiver]:
+    """A receiver of a queue, peek-lock unless ``options`` say otherwise.
+
+    No prefetch: a message that waits in a buffer loses its lock there.
+    """
 
     def make(client: ServiceBusClient) -> ServiceBusReceiver:
         # The wait for a settlement's outcome is the receiver's option; the client's does not reach it.
-        return client.get_queue_receiver(queue, prefetch_count=0, timeout=connection.settlement_timeout)
+        return client.get_queue_receiver(queue, prefetch_count=0, timeout=connection.settlement_timeout, **options)
 
     return Link(connection, make)
 

@@ -25,7 +25,7 @@ from transports.service_bus.connection import ServiceBusConnection, describe, tr
 from transports.service_bus.dispatcher import ServiceBusDispatcher
 from transports.service_bus.figures import Figures
 from transports.service_bus.keeper import LockKeeper
-from transports.service_bus.link import CLOSING_SECONDS, receiver_link
+from transports.service_bus.link import CLOSING_SECONDS, OpeningInterrupted, receiver_link
 from transports.service_bus.wire import MAX_DETAIL, from_wire
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class ServiceBusSource(TaskSource):
         """Connect, or note why not: an unreachable namespace is a state, not an error, and each poll tries again."""
         self._closed = False
         try:
-            self._link.open()
+            self._link.open(self._waking)
         except transport_errors() as error:
             self._note_fault(error)
         else:
@@ -114,6 +114,8 @@ class ServiceBusSource(TaskSource):
         while not self._waking.is_set() and (left := deadline - time.monotonic()) > 0:
             try:
                 raw = self._poll(min(left, _SLICE))
+            except OpeningInterrupted:
+                break
             except transport_errors() as error:
                 self._on_fault(error)
                 return None
@@ -129,7 +131,7 @@ class ServiceBusSource(TaskSource):
             self._link.drop()
         if not self._link.is_open:
             self._last_heard = time.monotonic()
-        receiver = self._link.open()
+        receiver = self._link.open(self._waking)
         self._on_connected()
         messages = receiver.receive_messages(max_message_count=1, max_wait_time=seconds)
         self._figures.last_poll_at = datetime.now(UTC)

@@ -39,20 +39,23 @@ class Bench:
     closing: ThreadPoolExecutor
     opened: list[ServiceBusSource | ServiceBusDispatcher] = field(default_factory=list)
 
-    def connection(self, *, try_timeout: float = 1.0, settlement_timeout: float = 1.0) -> ServiceBusConnection:
+    def connection(self, *, open_timeout: float = 30.0) -> ServiceBusConnection:
         return ServiceBusConnection(
             connection_string=self.emulator.connection_string,
-            try_timeout=try_timeout,
-            settlement_timeout=settlement_timeout,
+            try_timeout=1.0,
+            settlement_timeout=1.0,
+            open_timeout=open_timeout,
             options=QUICK,
         )
 
-    def source(self, queue: str = QUEUE, *, silent_after: float = 120) -> ServiceBusSource:
+    def source(
+        self, queue: str = QUEUE, *, silent_after: float = 120, connection: ServiceBusConnection | None = None
+    ) -> ServiceBusSource:
         options = SourceOptions(
             silent_after=timedelta(seconds=silent_after),
             backoff=Backoff(base=timedelta(seconds=0.05), cap=timedelta(seconds=0.2)),
         )
-        source = ServiceBusSource(self.connection(), queue, options)
+        source = ServiceBusSource(connection or self.connection(), queue, options)
         source.open()
         self.opened.append(source)
         return source
