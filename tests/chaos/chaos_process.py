@@ -47,7 +47,8 @@ class Service:
         return str(response.json()["job_id"])
 
     def task(self, job_id: str) -> TaskRecord:
-        return self.store.list_tasks(TaskQuery(job_id=job_id))[0]
+        """The job's one task, as soon as it is planned."""
+        return next(iter(wait_until(lambda: self.store.list_tasks(TaskQuery(job_id=job_id)))))
 
     def close(self) -> None:
         self.process.kill()

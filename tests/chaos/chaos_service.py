@@ -1,7 +1,7 @@
 """The real process (HTTP, loops, lifecycle) with the chaos jobs and the raster jobs, in any mode and role.
 
-``python chaos_service.py <database url> <directory> [embedded|worker|orchestrator] [NAME=VALUE ...]``, where the last are
-settings by their names in the environment. Prints its address when it serves.
+``python chaos_service.py <database url> <directory> [embedded|worker|orchestrator] [NAME=VALUE ...]``, where the last
+are settings by their names in the environment. Prints its address when it serves.
 """
 
 from __future__ import annotations

@@ -116,8 +116,8 @@ def test_a_killed_worker_is_succeeded_when_its_lease_has_run_out(start: Start, t
     service = start()
     job_id = service.submit("chaos_items", {"effects": str(effects), "count": 60, "seconds": 0.03})
     wait_until(lambda: len(list(effects.glob("item-*"))) >= 5)
-    again = start()
     service.process.kill()
+    again = start()
     wait_until(lambda: again.task(job_id).status is TaskStatus.COMPLETED, 20)
     task = again.task(job_id)
     outcomes = [attempt.outcome for attempt in again.store.list_attempts(task.task_id)]

@@ -1,7 +1,7 @@
 """SIGTERM and SIGINT in the middle of the raster chain and of a sleeping handler, in each mode.
 
-Each time: exit code 0 within the time bound, the task released without a failure, its message not dead-lettered, and the
-next worker goes on without redoing a finished phase.
+Each time: exit code 0 within the time bound, the task released without a failure, its message not dead-lettered, and
+the next worker goes on without redoing a finished phase.
 """
 
 from __future__ import annotations
