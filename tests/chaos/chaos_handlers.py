@@ -413,5 +413,4 @@ def raster(params: Any, context: DockerTaskContext) -> Any:
         send(progress)
 
     context.progress_sink = noted
-    context.min_progress_interval = 0.0
     return process_raster_complete(params, context)
