@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from app.api import callbacks, jobs, tasks
+from app.api import artifacts, callbacks, jobs, tasks
 from app.api.auth import ApiKeys, AuthenticationMiddleware, Authenticator
 from app.api.openapi import openapi_document
 from app.api.problems import on_any_error, on_geoworker_error, on_http_error, problem
@@ -107,7 +107,7 @@ def _routes(application: Application) -> list[Route]:
         Route("/openapi.json", openapi, methods=["GET"]),
     ]
     if Role.ORCHESTRATOR in application.role:
-        routes += [*jobs.routes(application), *callbacks.routes(application)]
+        routes += [*jobs.routes(application), *artifacts.routes(application), *callbacks.routes(application)]
     if application.trigger is not None:
         routes += tasks.routes(application, application.trigger)
     return routes
