@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import rasterio
 from affine import Affine
+from PIL import Image
 from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
@@ -26,7 +27,7 @@ _ROWS = 512
 
 
 class FractalNoise:
-    """Ten octaves of value noise, each half the size and half the height of the one before; 0 to 1, any window of it."""
+    """Ten octaves of smooth noise, each half the size and half the height of the one before; 0 to 1, row by row."""
 
     def __init__(self, seed: int) -> None:
         self._lattice = np.random.default_rng(seed).random((_LATTICE, _LATTICE), dtype=np.float32)
@@ -36,21 +37,18 @@ class FractalNoise:
         total = np.zeros((height, width), dtype=np.float32)
         weights = 0.0
         for octave in range(_OCTAVES):
-            period, weight = 2048 / 2**octave, 0.5**octave
+            period, weight = 2048 // 2**octave, 0.5**octave
             total += weight * self._octave(top, height, width, period, octave * 131)
             weights += weight
         return total / weights
 
-    def _octave(self, top: int, height: int, width: int, period: float, shift: int) -> Any:
-        y = np.arange(top, top + height, dtype=np.float64) / period + shift
-        x = np.arange(width, dtype=np.float64) / period + shift
-        y0, x0 = np.floor(y).astype(np.int64), np.floor(x).astype(np.int64)
-        fy, fx = (y - y0).astype(np.float32)[:, None], (x - x0).astype(np.float32)[None, :]
-        fy, fx = fy * fy * (3 - 2 * fy), fx * fx * (3 - 2 * fx)
-        lower, upper = self._lattice[y0 % _LATTICE], self._lattice[(y0 + 1) % _LATTICE]
-        line = lower + (upper - lower) * fy
-        left, right = line[:, x0 % _LATTICE], line[:, (x0 + 1) % _LATTICE]
-        return left + (right - left) * fx
+    def _octave(self, top: int, height: int, width: int, period: int, shift: int) -> Any:
+        first, last = top // period, (top + height) // period
+        rows = (np.arange(first - 2, last + 4) + shift) % _LATTICE
+        columns = (np.arange(-2, width // period + 4) + shift) % _LATTICE
+        box = (2.0, top / period - first + 2, width / period + 2, (top + height) / period - first + 2)
+        knots = Image.fromarray(self._lattice[np.ix_(rows, columns)])
+        return np.asarray(knots.resize((width, height), Image.Resampling.BILINEAR, box=box))
 
 
 def generate(kind: str, width: int, height: int, path: Path, *, layout: str = "tiled", compress: str = "none") -> None:
