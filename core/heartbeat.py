@@ -21,15 +21,23 @@ from core.watching import WatchingThread
 logger = logging.getLogger(__name__)
 
 Renew = Callable[[], timedelta | None]
-"""Extends a delivery's lock and answers when it is to be extended next (None: the lock has no end of its own)."""
+"""Extends a delivery's lock and answers when it is to be extended next (None: with the lease)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeartbeatOptions:
-    """``interval`` between renewals of the lease, ``poll`` between looks at whether the job still wants the task."""
+    """``interval`` between renewals of the lease, ``poll`` between looks at whether the job still wants the task.
+
+    A renewal is never later than its interval because ``poll`` is longer.
+    """
 
     interval: timedelta = timedelta(seconds=20)
     poll: timedelta = timedelta(seconds=2)
+
+    @property
+    def pause(self) -> timedelta:
+        """How long the threads sleep between two looks."""
+        return min(self.poll, self.interval / 2)
 
 
 @dataclass(slots=True)
@@ -52,8 +60,8 @@ class Heartbeat:
         self._store = store
         self._options = options
         self._counts = counts or HeartbeatCounts()
-        self._leases = WatchingThread("heartbeat", self._look_after_lease, poll=options.poll)
-        self._locks = WatchingThread("lock-keeper", self._look_after_lock, poll=options.poll)
+        self._leases = WatchingThread("heartbeat", self._look_after_lease, poll=options.pause)
+        self._locks = WatchingThread("lock-keeper", self._look_after_lock, poll=options.pause)
 
     def start(self, claim: Claim, stop: StopToken, renew: Renew | None) -> None:
         """Begin to keep ``claim`` alive; ``renew`` extends the delivery's lock."""
@@ -97,7 +105,7 @@ class Heartbeat:
         if lock.renew is None or not self._locks.watches(lock):
             return None
         try:
-            return lock.renew()
+            return lock.renew() or self._options.interval
         except GeoworkerError as error:
             if self._locks.watches(lock):  # else it was settled while this thread asked
                 self._counts.locks_lost += 1

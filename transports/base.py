@@ -73,7 +73,7 @@ class Delivery(Protocol):
     def renew(self) -> timedelta | None:
         """Extend the transport's lock, if it has one. Raises DeliveryLost when it is gone.
 
-        Answers when to ask again, a third of what the lock lasts; None when it has no end of its own.
+        Answers when to ask again, a third of what the lock lasts; None when it does not matter.
         """
         ...
 

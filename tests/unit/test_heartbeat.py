@@ -1,155 +1,103 @@
-"""A running task's lease and its delivery's lock are kept apart from each other."""
-
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from core.errors import ClaimLost, GeoworkerError, StoreUnavailable
 from core.heartbeat import Heartbeat, HeartbeatCounts, HeartbeatOptions
+from core.ports import StateStore
 from core.records import Claim, ClaimSignal, RunsOn, TaskRecord
 from core.states import TaskStatus
 from core.stopping import StopReason, StopToken
 
-TICK = timedelta(milliseconds=10)
+SOON = 1.0  # seconds; below the default poll of two
+FAST = HeartbeatOptions(interval=timedelta(milliseconds=40))
 
 
 class Store:
-    """The two methods that a heartbeat calls."""
+    """Counts the beats, and answers with what it was told to."""
 
-    def __init__(self, error: Exception | None = None) -> None:
-        self.error = error
+    def __init__(self) -> None:
         self.beats = threading.Semaphore(0)
+        self.answers: list[ClaimSignal | GeoworkerError] = []
 
     def heartbeat(self, claim: Claim) -> ClaimSignal:
         self.beats.release()
-        if self.error is not None:
-            raise self.error
-        return ClaimSignal(cancel_requested=False)
+        return self.check_claim(claim) if self.answers else ClaimSignal()
 
-    check_claim = heartbeat
-
-
-class Lock:
-    """A delivery's lock that notes each renewal."""
-
-    def __init__(self, *, every: timedelta | None = TICK, error: Exception | None = None) -> None:
-        self.every = every
-        self.error = error
-        self.renewals = threading.Semaphore(0)
-
-    def renew(self) -> timedelta | None:
-        self.renewals.release()
-        if self.error is not None:
-            raise self.error
-        return self.every
-
-
-def several(semaphore: threading.Semaphore, count: int = 3) -> bool:
-    return all(semaphore.acquire(timeout=10) for _ in range(count))
+    def check_claim(self, claim: Claim) -> ClaimSignal:
+        answer = self.answers.pop(0) if self.answers else ClaimSignal()
+        if isinstance(answer, GeoworkerError):
+            raise answer
+        return answer
 
 
 @pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+@pytest.fixture
+def heartbeat(store: Store) -> Iterator[Heartbeat]:
+    beating = Heartbeat(cast(StateStore, store), FAST, HeartbeatCounts())
+    yield beating
+    beating.close()
+
+
 def claim() -> Claim:
     task = TaskRecord(
-        task_id="t",
-        job_id="j",
-        job_type="job",
-        task_type="work",
-        stage=1,
-        task_index=0,
-        runs_on=RunsOn.DOCKER,
-        status=TaskStatus.PROCESSING,
-        parameters={},
-        attempt=1,
-    )
+        task_id="t", job_id="j", job_type="x", task_type="x", stage=1, task_index=0, runs_on=RunsOn.DOCKER,
+        status=TaskStatus.PROCESSING, parameters={},
+    )  # fmt: skip
     return Claim(task=task, attempt=1, worker_id="w", lease=timedelta(seconds=60))
 
 
-@pytest.fixture
-def counts() -> HeartbeatCounts:
-    return HeartbeatCounts()
+def test_a_lease_is_renewed_on_time_although_the_looks_between_are_rarer(store: Store, heartbeat: Heartbeat) -> None:
+    assert FAST.poll.total_seconds() > SOON
+    heartbeat.start(claim(), StopToken(), None)
+    for _ in range(3):
+        assert store.beats.acquire(timeout=SOON)
 
 
-@pytest.fixture
-def make(counts: HeartbeatCounts) -> Iterator[Any]:
-    made: list[Heartbeat] = []
-
-    def heartbeat(store: Any, poll: timedelta = TICK) -> Heartbeat:
-        made.append(Heartbeat(store, HeartbeatOptions(interval=TICK, poll=poll), counts))
-        return made[-1]
-
-    yield heartbeat
-    for one in made:
-        one.close()
+def test_each_renewal_renews_the_deliverys_lock_too(heartbeat: Heartbeat) -> None:
+    renewed = threading.Semaphore(0)
+    heartbeat.start(claim(), StopToken(), renewed.release)
+    for _ in range(3):
+        assert renewed.acquire(timeout=SOON)
 
 
-def test_a_transport_that_hangs_does_not_cost_the_lease(make: Any, claim: Claim) -> None:
-    store, hanging, asked = Store(), threading.Event(), threading.Event()
+def test_a_lost_lock_is_let_go_and_the_lease_still_held(store: Store, heartbeat: Heartbeat) -> None:
+    asked: list[int] = []
 
     def renew() -> None:
-        asked.set()
-        hanging.wait(30)
+        asked.append(1)
+        raise GeoworkerError("the lock is lost")
 
-    heartbeat = make(store)
-    heartbeat.start(claim, StopToken(), renew)
-    assert asked.wait(10)
-    assert several(store.beats)
-    hanging.set()
-
-
-def test_a_store_that_is_away_does_not_cost_the_lock(make: Any, claim: Claim) -> None:
-    lock, stop = Lock(), StopToken()
-    make(Store(StoreUnavailable("away"))).start(claim, stop, lock.renew)
-    assert several(lock.renewals)
-    assert not stop.requested
-
-
-def test_a_lock_is_renewed_when_it_asks_to_be_not_at_the_polls(make: Any, claim: Claim) -> None:
-    """A lock shorter than three polls: the renewals after the first come faster than the poll."""
-    lock = Lock(every=TICK)
-    make(Store(), poll=timedelta(milliseconds=500)).start(claim, StopToken(), lock.renew)
-    assert lock.renewals.acquire(timeout=10)
-    assert all(lock.renewals.acquire(timeout=0.4) for _ in range(3))
-
-
-def test_a_lost_lock_is_asked_for_once_and_the_task_goes_on(
-    make: Any, claim: Claim, counts: HeartbeatCounts, caplog: pytest.LogCaptureFixture
-) -> None:
-    store, lock, stop = Store(), Lock(error=GeoworkerError("gone")), StopToken()
-    make(store).start(claim, stop, lock.renew)
-    assert lock.renewals.acquire(timeout=10)
-    assert several(store.beats, 5)
-    assert not lock.renewals.acquire(blocking=False)
-    assert not stop.requested
-    assert counts.locks_lost == 1
-    assert [r for r in caplog.records if getattr(r, "action", "") == "lock.lost"]
-
-
-def test_a_lost_lease_stops_the_task(make: Any, claim: Claim, counts: HeartbeatCounts) -> None:
     stop = StopToken()
-    make(Store(ClaimLost("t", 1))).start(claim, stop, None)
-    assert stop.wait(10)
-    assert stop.reason is StopReason.LEASE_LOST
-    assert counts.leases_lost == 1
+    heartbeat.start(claim(), stop, renew)
+    for _ in range(3):
+        assert store.beats.acquire(timeout=SOON)
+    assert asked == [1]
+    assert not stop.requested
 
 
-def test_nothing_is_renewed_after_the_finish(make: Any, claim: Claim) -> None:
-    store, lock = Store(), Lock()
-    heartbeat = make(store)
-    heartbeat.start(claim, StopToken(), lock.renew)
-    assert several(lock.renewals)
-    heartbeat.finish()
-    threading.Event().wait(0.05)  # a look that had begun may end
-    while lock.renewals.acquire(blocking=False):
-        pass
-    while store.beats.acquire(blocking=False):
-        pass
-    assert not lock.renewals.acquire(timeout=0.1)
-    assert not store.beats.acquire(timeout=0.1)
-    heartbeat.start(claim, StopToken(), lock.renew)
-    assert several(lock.renewals)
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (ClaimLost("t", 1), StopReason.LEASE_LOST),
+        (ClaimSignal(cancel_requested=True), StopReason.CANCELLED),
+        (StoreUnavailable("away"), None),
+    ],
+)
+def test_what_the_store_answers_reaches_the_task(
+    store: Store, heartbeat: Heartbeat, answer: Any, reason: StopReason | None
+) -> None:
+    store.answers.append(answer)
+    stop = StopToken()
+    heartbeat.start(claim(), stop, None)
+    assert stop.wait(SOON) if reason is not None else store.beats.acquire(timeout=SOON)
+    assert stop.reason is reason

@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     from azure.servicebus import ServiceBusClient, ServiceBusReceiver, ServiceBusSender
 
 
-class _SdkHandler(Protocol):
-    def __enter__(self) -> Any: ...
+class Closable(Protocol):
+    """What can be closed."""
 
     def close(self) -> None: ...
+
+
+class _SdkHandler(Closable, Protocol):
+    def __enter__(self) -> Any: ...
 
 
 Handler = TypeVar("Handler", bound=_SdkHandler)
@@ -62,13 +66,20 @@ class _Opening:
             raise self._error
 
 
+def _transport_of(handler: _SdkHandler) -> Any:
+    """What holds the handler's socket, or None. The SDK shows no way to it; it is looked for, not relied on.
+
+    After a reset the SDK (7.15.0) drops its AMQP connection without closing the socket: that connection is in state
+    END, where ``close()`` returns early, and the descriptor would stay until the garbage collector comes by.
+    """
+    return getattr(getattr(getattr(handler, "_handler", None), "_connection", None), "_transport", None)
+
+
 def _shut_socket(handler: _SdkHandler) -> None:
-    """End a read that would never end. The SDK shows no way to it; where its insides differ, the thread is leaked."""
-    part: object = handler
-    for name in ("_handler", "_connection", "_transport", "sock"):
-        part = getattr(part, name, None)
-    if isinstance(part, socket.socket):
-        quietly(partial(part.shutdown, socket.SHUT_RDWR))
+    """End a read that would never end."""
+    found = getattr(_transport_of(handler), "sock", None)
+    if isinstance(found, socket.socket):
+        quietly(partial(found.shutdown, socket.SHUT_RDWR))
 
 
 class Link(Generic[Handler]):
@@ -79,6 +90,7 @@ class Link(Generic[Handler]):
         self._make = make
         self._client: ServiceBusClient | None = None
         self._handler: Handler | None = None
+        self._socket: Closable | None = None
 
     @property
     def is_open(self) -> bool:
@@ -101,15 +113,15 @@ class Link(Generic[Handler]):
             try:
                 _Opening(handler).wait(self._connection.open_timeout, interrupted)
             except BaseException:
-                _close_apart([handler, client])
+                _close_apart([part for part in (handler, client, _transport_of(handler)) if part is not None])
                 raise
-            self._client, self._handler = client, handler
+            self._client, self._handler, self._socket = client, handler, _transport_of(handler)
         return self._handler
 
     def drop(self) -> threading.Thread | None:
         """Let go at once; the closing itself, which a half-open connection holds up for half a minute, runs apart."""
-        parts = [part for part in (self._handler, self._client) if part is not None]
-        self._handler = self._client = None
+        parts = [part for part in (self._handler, self._client, self._socket) if part is not None]
+        self._handler = self._client = self._socket = None
         return _close_apart(parts)
 
 
@@ -131,7 +143,7 @@ def sender_link(connection: ServiceBusConnection, queue: str) -> Link[ServiceBus
     return Link(connection, lambda client: client.get_queue_sender(queue))
 
 
-def _close_apart(parts: Sequence[ServiceBusClient | _SdkHandler]) -> threading.Thread | None:
+def _close_apart(parts: Sequence[Closable]) -> threading.Thread | None:
     if not parts:
         return None
 
