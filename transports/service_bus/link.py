@@ -41,6 +41,7 @@ class _Opening:
 
     def __init__(self, handler: _SdkHandler) -> None:
         self._handler = handler
+        self.transport: Any = None
         self._done = threading.Event()
         self._error: BaseException | None = None
         threading.Thread(target=self._run, name="link-opening", daemon=True).start()
@@ -56,11 +57,12 @@ class _Opening:
     def wait(self, seconds: float, interrupted: threading.Event | None) -> None:
         give_up_at = time.monotonic() + seconds
         while not self._done.wait(_LOOK_SECONDS):
+            self.transport = _transport_of(self._handler) or self.transport
             if interrupted is not None and interrupted.is_set():
-                _shut_socket(self._handler)
+                _shut_socket(self.transport)
                 raise OpeningInterrupted("connecting was given up")
             if time.monotonic() >= give_up_at:
-                _shut_socket(self._handler)
+                _shut_socket(self.transport)
                 raise OSError(f"no answer to the connection within {seconds:g} s")
         if self._error is not None:
             raise self._error
@@ -75,9 +77,9 @@ def _transport_of(handler: _SdkHandler) -> Any:
     return getattr(getattr(getattr(handler, "_handler", None), "_connection", None), "_transport", None)
 
 
-def _shut_socket(handler: _SdkHandler) -> None:
+def _shut_socket(transport: Any) -> None:
     """End a read that would never end."""
-    found = getattr(_transport_of(handler), "sock", None)
+    found = getattr(transport, "sock", None)
     if isinstance(found, socket.socket):
         quietly(partial(found.shutdown, socket.SHUT_RDWR))
 
@@ -110,10 +112,11 @@ class Link(Generic[Handler]):
         if self._handler is None:
             client = self._connection.client()
             handler = self._make(client)
+            opening = _Opening(handler)
             try:
-                _Opening(handler).wait(self._connection.open_timeout, interrupted)
+                opening.wait(self._connection.open_timeout, interrupted)
             except BaseException:
-                _close_apart([part for part in (handler, client, _transport_of(handler)) if part is not None])
+                _close_apart([part for part in (handler, client, opening.transport) if part is not None])
                 raise
             self._client, self._handler, self._socket = client, handler, _transport_of(handler)
         return self._handler
