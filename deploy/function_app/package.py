@@ -155,7 +155,7 @@ def main() -> None:
         (HERE / "requirements.txt").write_text(requirements(), encoding="utf-8")
     else:
         target = write_zip(options.output, vendor=options.vendor)
-        print(f"{target}  {target.stat().st_size / 2**20:.1f} MiB")  # noqa: T201
+        print(f"{target}  {target.stat().st_size / 2**20:.1f} MiB")
 
 
 if __name__ == "__main__":

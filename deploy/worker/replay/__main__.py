@@ -1,9 +1,9 @@
 """Replays deploy/worker/Dockerfile without a container engine, and holds what comes out to what the image promises.
 
-Run it as root with a development environment: ``python deploy/worker/replay``. Every RUN step is executed in a throwaway
-root (an overlay of this machine whose ``/usr/local`` has Python 3.11 alone, with projects and homes hidden); COPY, ENV,
-USER, WORKDIR and the rest are followed. Then, as the image's unprivileged user and as process 1 of a PID namespace,
-a worker and an orchestrator are started in both modes against a real PostgreSQL and the Service Bus emulator:
+Run it as root with a development environment: ``python deploy/worker/replay``. Every RUN step is executed in a
+throwaway root (an overlay of this machine whose ``/usr/local`` has Python 3.11 alone, with projects and homes hidden);
+COPY, ENV, USER, WORKDIR and the rest are followed. Then, as the image's unprivileged user and as process 1 of a PID
+namespace, a worker and an orchestrator are started in both modes, on a real PostgreSQL and the Service Bus emulator:
 ``/livez`` and ``/readyz`` answer, the HEALTHCHECK passes, a real raster is handled, SIGTERM drains and ends with 0.
 
 It is not an engine: layers, the registry's base image and the seccomp profile are not part of it.
@@ -138,7 +138,7 @@ def _service_bus(image: Image, directory: Path, common: dict[str, str]) -> None:
         job, connections = answer, 0
         while job["status"] not in ("completed", "failed") and time.monotonic() < deadline:
             time.sleep(0.2)
-            connections = max(connections, emulator.connections)
+            connections = max(connections, emulator.connections())
             _, job = front.call(f"/api/jobs/status/{answer['job_id']}")
         if job["status"] != "completed":
             running["worker"].fail(f"the job did not complete: {json.dumps(job)[:2000]}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,10 +37,10 @@ def build(stages: Sequence[Stage], context: Path, directory: Path, arguments: Ma
     images: dict[str, Image] = {}
     for stage in stages:
         image = Image(root=Root(directory / stage.name, hide=[_top(context)]))
-        known: dict[str, str] = {}
+        builder = _Builder(image=image, images=images, context=context, arguments=arguments)
         for instruction in stage.instructions:
             began = time.monotonic()
-            _follow(instruction, image, images, context, known, arguments)
+            builder.follow(instruction)
             if instruction.name in ("RUN", "COPY"):
                 seconds = time.monotonic() - began
                 print(f"{stage.name:<8} {seconds:6.1f} s  {instruction.name} {instruction.text[:90]}", flush=True)
@@ -51,45 +52,58 @@ def _top(path: Path) -> Path:
     return Path(*path.resolve().parts[:2])
 
 
-def _follow(
-    instruction: Instruction,
-    image: Image,
-    images: Mapping[str, Image],
-    context: Path,
-    known: dict[str, str],
-    arguments: Mapping[str, str],
-) -> None:
-    text = resolve(instruction.text, {**known, **image.environment})
-    resolved = Instruction(instruction.name, instruction.flags, text)
+@dataclass(slots=True)
+class _Builder:
+    """What one stage's instructions are followed with."""
+
+    image: Image
+    images: Mapping[str, Image]
+    context: Path
+    arguments: Mapping[str, str]
+    known: dict[str, str] = field(default_factory=dict)
+
+    def follow(self, instruction: Instruction) -> None:
+        """Do one instruction."""
+        text = resolve(instruction.text, {**self.known, **self.image.environment})
+        resolved = Instruction(instruction.name, instruction.flags, text)
+        match instruction.name:
+            case "RUN":
+                _run(instruction, self.image, self.known)
+            case "COPY":
+                self._copy(resolved)
+            case "ARG":
+                name, _, default = instruction.text.partition("=")
+                self.known[name] = self.arguments.get(name, default)
+            case "WORKDIR":
+                self.image.folder = text
+                (self.image.root.path / text.lstrip("/")).mkdir(parents=True, exist_ok=True)
+            case _:
+                _describe(resolved, self.image)
+
+    def _copy(self, instruction: Instruction) -> None:
+        *sources, target = instruction.words
+        stage = instruction.flag("from")
+        base = self.images[stage].root.path if stage is not None else self.context
+        ignore = () if stage is not None else ("__pycache__", "*.pyc")
+        for source in sources:
+            self.image.root.copy(base / source.lstrip("/"), target, folder=self.image.folder, ignore=ignore)
+
+
+def _describe(instruction: Instruction, image: Image) -> None:
+    """An instruction that changes what the image says of itself, not its files."""
     match instruction.name:
-        case "RUN":
-            _run(instruction, image, known)
-        case "COPY":
-            *sources, target = resolved.words
-            stage = instruction.flag("from")
-            base = images[stage].root.path if stage is not None else context
-            ignore = () if stage is not None else ("__pycache__", "*.pyc")
-            for source in sources:
-                image.root.copy(base / source.lstrip("/"), target, folder=image.folder, ignore=ignore)
         case "ENV":
-            image.environment |= resolved.pairs
-        case "ARG":
-            name, _, default = instruction.text.partition("=")
-            known[name] = arguments.get(name, default)
+            image.environment |= instruction.pairs
         case "LABEL":
-            image.labels |= resolved.pairs
-        case "WORKDIR":
-            image.folder = text
-            place = image.root.path / text.lstrip("/")
-            place.mkdir(parents=True, exist_ok=True)
+            image.labels |= instruction.pairs
         case "USER":
-            image.user = text
+            image.user = instruction.text
         case "ENTRYPOINT":
-            image.entrypoint = _exec_form(resolved)
+            image.entrypoint = _exec_form(instruction)
         case "CMD":
-            image.command = _exec_form(resolved)
+            image.command = _exec_form(instruction)
         case "HEALTHCHECK":
-            image.healthcheck = _exec_form(Instruction("CMD", (), text.removeprefix("CMD").strip()))
+            image.healthcheck = _exec_form(Instruction("CMD", (), instruction.text.removeprefix("CMD").strip()))
         case "EXPOSE" | "STOPSIGNAL":
             pass
         case other:
@@ -102,6 +116,13 @@ def _exec_form(instruction: Instruction) -> Sequence[str]:
     return instruction.words
 
 
+def _pip_cache() -> Path:
+    ended = subprocess.run([sys.executable, "-m", "pip", "cache", "dir"], capture_output=True, text=True, check=True)
+    folder = Path(ended.stdout.strip())
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def _run(instruction: Instruction, image: Image, known: Mapping[str, str]) -> None:
     for name, value in instruction.flags:
         if name != "mount":
@@ -111,9 +132,6 @@ def _run(instruction: Instruction, image: Image, known: Mapping[str, str]) -> No
             raise ValueError(f"the replay knows cache mounts only: {value}")
         target = options["target"]
         if target.endswith("/.cache/pip"):
-            cache = subprocess.run(["python3", "-m", "pip", "cache", "dir"], capture_output=True, text=True, check=True)
-            source = Path(cache.stdout.strip())
-            source.mkdir(parents=True, exist_ok=True)
-            image.root.bind(source, target)
+            image.root.bind(_pip_cache(), target)
     environment = {**network_environment(), **image.environment, **known}
     image.root.run(["/bin/sh", "-c", instruction.text], environment, user=image.user, folder=image.folder)

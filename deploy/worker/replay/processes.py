@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class Container:
 
     def call(self, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, Any]:
         """The status and the JSON of an answer; status 0 while nobody listens."""
-        request = urllib.request.Request(  # noqa: S310 - loopback
+        request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}{path}",
             data=json.dumps(body).encode() if body is not None else None,
             headers={"X-Api-Key": self.key, "Content-Type": "application/json"},
@@ -133,10 +133,8 @@ def forward(path: str) -> Iterator[int]:
             pass
         finally:
             for end in (source, target):
-                try:
+                with suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
 
     def accept() -> None:
         while True:

@@ -72,9 +72,7 @@ class Root:
         inside = ["env", "-i", f"--chdir={folder}", *variables, *words]
         return ["chroot", f"--userspec={user}", "--groups=", str(self.path), *inside]
 
-    def run(
-        self, words: Sequence[str], environment: Mapping[str, str], *, user: str = "0:0", folder: str = "/"
-    ) -> str:
+    def run(self, words: Sequence[str], environment: Mapping[str, str], *, user: str = "0:0", folder: str = "/") -> str:
         """Run a command inside and return what it printed.
 
         Raises:
@@ -91,9 +89,7 @@ class Root:
         """COPY: a file or the contents of a directory, to an absolute path or one below ``folder``."""
         place = self.path / str(Path(folder, target)).lstrip("/")
         if source.is_dir():
-            shutil.copytree(
-                source, place, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*ignore)
-            )
+            shutil.copytree(source, place, symlinks=True, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*ignore))
             return
         if target.endswith("/"):
             place = place / source.name
