@@ -117,7 +117,7 @@ class Settings(BaseModel):
     source_allowed_roots: Names = Field(
         default=(),
         description="Directories that sources may be read from, comma-separated; `/` opens the whole disk. Unset: the "
-        "whole disk in `in_memory` mode on a loopback address, where all work comes from this machine; else `ETL_MOUNT` "
+        "whole disk in `in_memory` mode on a loopback address, where work is of this machine only; else `ETL_MOUNT` "
         "and `DATA_DIR` only.",
     )
     output_allowed_roots: Names = Field(

@@ -128,7 +128,10 @@ class BlobAccount:
             max_single_put_size=BLOCK_BYTES,
             connection_timeout=10,
             read_timeout=60,
-            retry_total=3,
+            retry_total=2,
+            initial_backoff=0.5,
+            increment_base=2,
+            random_jitter_range=0.5,
             logging_enable=False,
         )
 
@@ -162,12 +165,12 @@ class BlobFile:
         )
         with translated(self._field, self.shown):
             try:
-                stream = client.download_blob(offset=start, length=length, **condition)
+                stream = client.download_blob(*_span(start, length), **condition)
             except HttpResponseError as error:
                 if error.status_code not in {412, 416}:
                     raise
                 start = 0
-                stream = client.download_blob(offset=0, length=length)
+                stream = client.download_blob(*_span(0, length))
             properties = stream.properties
             md5 = properties.content_settings.content_md5
             total = int(properties.size)
@@ -184,6 +187,11 @@ class BlobFile:
     def _chunks(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         with translated(self._field, self.shown):
             yield from chunks
+
+
+def _span(start: int, length: int | None) -> tuple[int | None, int | None]:
+    """Offset and length as the SDK wants them: a whole file has neither, or an empty one would be refused."""
+    return (None, None) if start == 0 and length is None else (start, length)
 
 
 class BlobDestination:
