@@ -1,0 +1,54 @@
+"""Relays side by side: what is quick to send never waits for an HTTP receiver that hangs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from core.records import OutboxEntry
+from infrastructure.relay import Relay, RelayStatus
+
+
+class RelayLanes:
+    """The MessagePublisher of a process with slow channels (callbacks, POSTs to a worker).
+
+    ``quick`` sends in the caller's thread right after the commit. Each of ``slow`` sends in a thread of its own, which
+    looks into the outbox as soon as anything is committed.
+    """
+
+    def __init__(self, quick: Relay, slow: Sequence[Relay]) -> None:
+        self._quick = quick
+        self._slow = list(slow)
+        for lane in self._slow:
+            lane.onward = quick.publish
+
+    @property
+    def status(self) -> RelayStatus:
+        """Figures so far, of all lanes together."""
+        return self._quick.status
+
+    def publish(self, entries: Sequence[OutboxEntry]) -> None:
+        """Send what is quick to send; have the slow lanes look for what is theirs. Never fails, never hangs."""
+        self._quick.publish(entries)
+        for lane in self._slow:
+            lane.wake()
+
+    def start(self) -> None:
+        """Start every lane."""
+        for lane in (self._quick, *self._slow):
+            lane.start()
+
+    def stop(self) -> None:
+        """Flush the quick lane and end every thread. What the slow lanes have not sent stays in the outbox."""
+        for lane in self._slow:
+            lane.stop_soon()
+        self._quick.stop()
+        for lane in self._slow:
+            lane.join()
+
+    def flush(self) -> int:
+        """Send all that is due now, the slow lanes' too; returns how many entries were taken.
+
+        Raises:
+            StoreUnavailable: when the outbox cannot be reached.
+        """
+        return sum(lane.flush() for lane in (self._quick, *self._slow))
