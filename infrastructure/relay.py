@@ -24,6 +24,7 @@ from core.retry import Backoff
 logger = logging.getLogger(__name__)
 
 _BATCH = 500
+STOP_SECONDS = 3.0
 
 
 @dataclass(slots=True)
@@ -108,16 +109,21 @@ class Relay:
         self._stopping.set()
         self._wake.set()
 
-    def join(self, timeout: float = 10) -> None:
-        """Wait for the thread that was asked to end, at most ``timeout`` seconds. Idempotent."""
-        if self._thread is not None:
-            self._thread.join(timeout)
-            self._thread = None
+    def stop(self, timeout: float = STOP_SECONDS) -> None:
+        """Send what is due, mark what was sent, and end the thread, within ``timeout`` seconds. Idempotent.
 
-    def stop(self) -> None:
-        """Send what is due, mark what was sent, and end the thread. Idempotent."""
+        What cannot be sent in that time stays in the outbox for another process.
+        """
         self.stop_soon()
-        self.join()
+        if self._thread is None:
+            self._flush_at_stop()
+            return
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            logger.warning("the outbox could not be flushed in time at stop", extra={"action": "relay.unflushed"})
+        self._thread = None
+
+    def _flush_at_stop(self) -> None:
         try:
             self.flush()
         except StoreUnavailable as error:
@@ -162,6 +168,7 @@ class Relay:
             self._wake.wait(max(pause, 0.001))
             self._stopping.wait(self._options.spacing.total_seconds())
             self._wake.clear()
+        self._flush_at_stop()
 
     def _send(self, entries: Sequence[OutboxEntry]) -> None:
         by_channel: dict[Channel, list[OutboxEntry]] = defaultdict(list)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from core.records import OutboxEntry
-from infrastructure.relay import Relay, RelayStatus
+from infrastructure.relay import STOP_SECONDS, Relay, RelayStatus
 
 
 class RelayLanes:
@@ -38,12 +39,16 @@ class RelayLanes:
             lane.start()
 
     def stop(self) -> None:
-        """Flush the quick lane and end every thread. What the slow lanes have not sent stays in the outbox."""
-        for lane in self._slow:
+        """Flush every lane and end its thread, all within a few seconds. Idempotent.
+
+        What a receiver does not take in that time stays in the outbox.
+        """
+        lanes = (self._quick, *self._slow)
+        for lane in lanes:
             lane.stop_soon()
-        self._quick.stop()
-        for lane in self._slow:
-            lane.join()
+        until = time.monotonic() + STOP_SECONDS
+        for lane in lanes:
+            lane.stop(max(0.1, until - time.monotonic()))
 
     def flush(self) -> int:
         """Send all that is due now, the slow lanes' too; returns how many entries were taken.
