@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -28,12 +29,19 @@ def free_port() -> int:
 class Process:
     """One geoworker process and the address it listens on."""
 
-    def __init__(self, *arguments: str, environment: dict[str, str], log: Path, port: int = 0) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        environment: dict[str, str],
+        log: Path,
+        port: int = 0,
+        python: Sequence[str] = ("-c", MAIN),
+    ) -> None:
         self.log = log
         self._out = log.open("wb")
         clean = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "TMPDIR")}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", MAIN, *arguments, "--port", str(port)],
+            [sys.executable, *python, *arguments, "--port", str(port)],
             cwd=ROOT,
             env={**clean, **COMMON, **environment},
             stdout=self._out,
