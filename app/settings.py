@@ -127,6 +127,11 @@ class Settings(BaseModel):
         default=(),
         description="Hosts that `https://` sources may be had from (`*.example.org` matches subdomains). Unset: none.",
     )
+    source_sas_urls: Secrets = Field(
+        default=(),
+        description="SAS URLs of containers or blobs, comma-separated (`https://<account>.blob.core.windows.net/bronze?sv=…"
+        "&sig=…`): sources below them are read with their signature. Parameters never carry one.",
+    )
     source_max_mb: int = Field(default=102_400, ge=1, description="Largest remote source (MiB) that is copied here.")
     source_ca_bundle: Path | None = Field(
         default=None, description="Certificates (PEM) to trust for `https://` sources, beside the usual authorities."

@@ -17,11 +17,14 @@ from app.api.application import create_app
 from app.composition import Role, compose
 from app.settings import Settings
 from app.trial import try_handler
+from infrastructure.storage.handler_storage import StorageSpec
 from tests.process_support import is_alive, wait_until
 
 KEY = {"X-Api-Key": "a-key-for-tests"}
 ON = {"ENABLE_TEST_ENDPOINTS": "true", "API_KEYS": KEY["X-Api-Key"]}
 Serve = Callable[[Mapping[str, str]], TestClient]
+
+OPEN = StorageSpec().as_dict()
 
 
 @pytest.fixture
@@ -169,7 +172,7 @@ def test_a_trial_has_no_settings_and_leaves_no_files(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     source = Path(__file__).parents[1] / "data" / "rasters" / "riocogeo__image_tags.tif"
-    done = try_handler("process_raster_complete", {"source_url": str(source)}, "test_job", time_limit=60)
+    done = try_handler("process_raster_complete", {"source_url": str(source)}, "test_job", time_limit=60, storage=OPEN)
     assert done.success, done.handler_result
     assert str(done.handler_result["cog"]["path"]).startswith(str(tmp_path))
     assert list(tmp_path.iterdir()) == []
@@ -190,6 +193,6 @@ def test_a_handler_that_does_not_end_is_killed_with_what_it_started(
         "    time.sleep(600)\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', os.getcwd())}")
-    done = try_handler("hello_world_greeting", {}, "test_job", time_limit=2)
+    done = try_handler("hello_world_greeting", {}, "test_job", time_limit=2, storage=OPEN)
     assert (done.success, done.handler_result["error_type"]) == (False, "TaskTimeout")
     wait_until(lambda: not is_alive(int((tmp_path / "pid").read_text())))
