@@ -126,6 +126,17 @@ class HandlerStorage:
         container, prefix = self._account.names(address, field=field)
         return BlobDestination(self._account, container, prefix, field=field)
 
+    def check_blob(self) -> str | None:
+        """Ask Blob Storage something small: its account and how this worker signs in; None when there is none.
+
+        Raises:
+            StorageRefused: when it may not.
+            TransientError: when it cannot be reached now.
+        """
+        if self._account is None:
+            return None
+        return f"{self._account.url} ({self._account.check()})"
+
     def close(self) -> None:
         """Close connections. Idempotent."""
         with self._lock:

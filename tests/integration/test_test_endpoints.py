@@ -18,6 +18,8 @@ from app.composition import Role, compose
 from app.settings import Settings
 from app.trial import try_handler
 from infrastructure.storage.handler_storage import StorageSpec
+from services.raster import sample_raster
+from tests.file_server import file_server
 from tests.process_support import is_alive, wait_until
 
 KEY = {"X-Api-Key": "a-key-for-tests"}
@@ -80,6 +82,19 @@ def test_a_real_raster_is_really_validated(serve: Serve) -> None:
     assert answer.status_code == 200, answer.text
     assert answer.json()["handler_result"]["band_count"] == 3
     assert answer.json()["lifecycle"]["job_type"] == "test_job"
+
+
+def test_a_signed_url_is_read_and_its_signature_kept_nowhere(serve: Serve) -> None:
+    with file_server() as server:
+        url = server.serve("/bronze/test.tif?sv=2024-11-04&sig=c2VjcmV0", sample_raster().read_bytes())
+        client = serve({**ON, "SOURCE_ALLOWED_HOSTS": "localhost", "ALLOW_PRIVATE_ADDRESSES": "true"})
+        answer = execute(client, "validate_raster", {"params": {"source_url": url}})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["handler_result"]["source_crs"] == "EPSG:32618"
+    kept = client.get("/api/test/state", headers=KEY).text
+    for text in (answer.text, kept):
+        assert "test.tif" in text
+        assert "c2VjcmV0" not in text
 
 
 def test_a_failing_handler_answers_500_with_its_error_and_state(serve: Serve) -> None:
