@@ -126,6 +126,11 @@ def spin(params: dict[str, Any], context: DockerTaskContext) -> Result:
 @handler
 def report_then_wait(params: dict[str, Any], context: DockerTaskContext) -> Result:
     context.report_progress(42.0, "nearly half")
+    if params.get("counted"):
+        for done in (10, 20):
+            time.sleep(0.05)
+            context.report_progress(done=done, total=100, unit="tiles", message="tiling")
+        context.stop.wait(0.6)  # silence: what was said last has to be seen all the same
     Path(params["started"]).write_text(str(os.getpid()))
     context.stop.wait(30)
     return context.interrupted()

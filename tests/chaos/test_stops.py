@@ -160,9 +160,11 @@ def test_a_stall_is_reported_with_the_stacks_of_the_child(
     with caplog.at_level(logging.WARNING, logger="geoworker.executor"):
         running = harness.start("hang", {}, stop)
         wait_until(reports)
+        assert harness.executor.status()["stalled"] == 1
         assert not stop.requested  # reported, not ended
         stop.request(StopReason.DRAIN)
         assert isinstance(running.result(), Stopped)
+    assert harness.executor.status()["stops"]["drain"] == 1
     assert len(reports()) == 1
     assert "in hang" in reports()[0].getMessage()
     assert reports()[0].__dict__["task_id"] == "task-1"
