@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo dev test test-all lint types imports check lint-deploy replay check-deploy docs lock clean help
+.PHONY: demo dev test test-all tools lint types imports check lint-deploy replay check-deploy docs lock clean help
 
 help:  ## What there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,12 @@ test: $(BIN)/geoworker  ## The default test suite
 
 test-all: $(BIN)/geoworker  ## Every test, the slow ones too
 	$(BIN)/python -m pytest $(ARGS)
+
+tools: tests/tools/node_modules/.package-lock.json  ## Servers that tests start: Azurite, a Blob Storage (needs npm)
+
+tests/tools/node_modules/.package-lock.json: tests/tools/package-lock.json
+	cd tests/tools && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
 
 lint: $(BIN)/geoworker  ## ruff
 	$(BIN)/ruff check .
