@@ -90,7 +90,8 @@ class Settings(BaseModel):
     shutdown_grace_seconds: Seconds = Field(
         default=20.0,
         description="How long a running handler has after SIGTERM to save its checkpoint and return. "
-        "Keep it below the platform's stop time (30 s on App Service and Container Apps).",
+        "Keep it nine seconds below the platform's stop time (30 s on App Service and Container Apps): recording and "
+        "closing may take that long when the database or the broker is out of reach.",
     )
     task_timeout_seconds: Seconds | None = Field(
         default=None, description="Time limit of a task that has none of its own. Unset: none."

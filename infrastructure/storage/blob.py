@@ -332,4 +332,5 @@ def translated(field: str, shown: str, *, code: str = "FILE_NOT_READABLE") -> It
 
 
 def _code(error: Any) -> str:
-    return str(getattr(error, "error_code", None) or type(error).__name__)
+    code = getattr(error, "error_code", None)
+    return str(getattr(code, "value", code) or type(error).__name__)
