@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
+from app.cli_callbacks import callbacks
 from app.cli_config import config
 from app.cli_dlq import dlq
 from app.cli_options import as_json, data_dir, find_job, settings_from
@@ -39,6 +40,7 @@ def cli() -> None:
 
 cli.add_command(config)
 cli.add_command(replay)
+cli.add_command(callbacks)
 cli.add_command(dlq)
 
 

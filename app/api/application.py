@@ -19,7 +19,7 @@ from app.api.openapi import openapi_document
 from app.api.problems import on_any_error, on_geoworker_error, on_http_error, problem
 from app.api.requests import BodyTooLarge, NotJson
 from app.composition import Application, Role
-from app.health import health, not_ready_because
+from app.health import dead_because, health, not_ready_because
 from app.settings import Settings
 from core.errors import ConfigurationError, Fault, GeoworkerError
 from infrastructure.telemetry.asgi import TracingMiddleware
@@ -80,14 +80,20 @@ def authenticators_for(settings: Settings) -> list[Authenticator]:
         if settings.entra_audience is None:
             raise ConfigurationError("settings", [Fault("ENTRA_AUDIENCE", "must be set with ENTRA_TENANT_ID")])
         authenticators.append(
-            EntraTokens(settings.entra_tenant_id, settings.entra_audience, settings.entra_allowed_app_ids)
+            EntraTokens(
+                settings.entra_tenant_id,
+                settings.entra_audience,
+                settings.entra_allowed_app_ids,
+                authority=settings.entra_authority,
+            )
         )
     return authenticators
 
 
 def _routes(application: Application) -> list[Route]:
     async def livez(_: Request) -> Response:
-        return JSONResponse({"status": "alive"})
+        reason = dead_because(application)
+        return JSONResponse({"status": "alive"}) if reason is None else problem(503, f"not alive: {reason}")
 
     async def readyz(_: Request) -> Response:
         reason = await run_in_threadpool(not_ready_because, application)
@@ -114,11 +120,13 @@ def _routes(application: Application) -> list[Route]:
         Route("/openapi.json", openapi, methods=["GET"]),
     ]
     if Role.ORCHESTRATOR in application.role:
-        routes += [*jobs.routes(application), *artifacts.routes(application), *callbacks.routes(application)]
+        routes += [*jobs.routes(application), *artifacts.routes(application), *callbacks.receiving(application)]
         if application.settings.enable_test_endpoints:
             from app.api import test_endpoints
 
             routes += test_endpoints.routes(application)
+    if Role.ORCHESTRATOR in application.role or application.trigger is not None:
+        routes += callbacks.undelivered(application)
     if application.dead_letters is not None:
         routes += dead_letters.routes(application, application.dead_letters)
     if application.trigger is not None:

@@ -97,9 +97,11 @@ def openapi_document(application: Application) -> dict[str, Any]:
     paths = _probes()
     schemas = dict(_SCHEMAS)
     if Role.ORCHESTRATOR in application.role:
-        paths |= _jobs(application, schemas) | _callbacks()
+        paths |= _jobs(application, schemas) | _receiving()
         if application.settings.enable_test_endpoints:
             paths |= _tests()
+    if Role.ORCHESTRATOR in application.role or application.trigger is not None:
+        paths |= _undelivered()
     if application.trigger is not None:
         paths |= _tasks()
     if application.dead_letters is not None:
@@ -114,11 +116,17 @@ def openapi_document(application: Application) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": schemas,
-            "securitySchemes": {"apiKey": {"type": "apiKey", "in": "header", "name": "X-Api-Key"}},
+            "securitySchemes": {
+                "apiKey": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+                "entra": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+            },
         },
     }
-    if application.settings.api_keys:
-        document["security"] = [{"apiKey": []}]
+    settings = application.settings
+    if settings.has_authentication:
+        document["security"] = [
+            {name: []} for name, on in (("apiKey", settings.api_keys), ("entra", settings.entra_tenant_id)) if on
+        ]
         for path in ("/livez", "/readyz", "/health"):
             document["paths"][path]["get"]["security"] = []
     return document
@@ -127,7 +135,7 @@ def openapi_document(application: Application) -> dict[str, Any]:
 def _probes() -> dict[str, Any]:
     free = {"type": "object"}
     return {
-        "/livez": {"get": _operation("Whether the process is alive", {200: free})},
+        "/livez": {"get": _operation("Whether the process is alive", {200: free}, (503,))},
         "/readyz": {"get": _operation("Whether the process should get work", {200: free}, problems=(503,))},
         "/health": {"get": _operation("Health in detail", {200: free, 503: free})},
         "/metrics": {
@@ -333,26 +341,54 @@ def _tasks() -> dict[str, Any]:
     }
 
 
-def _callbacks() -> dict[str, Any]:
-    """The routes of callbacks."""
-    free = {"type": "object"}
-    entry = {"name": "entry_id", "in": "path", "required": True, "schema": {"type": "integer", "minimum": 0}}
-    return {
-        "/api/task/callback": {
-            "post": _operation(
-                "Receive a signed callback (Standard Webhooks)", {200: free}, (401, 413), body={"type": "object"}
-            )
+def _receiving() -> dict[str, Any]:
+    """The route that workers report ended tasks to."""
+    acknowledged = {
+        "type": "object",
+        "required": ["acknowledged", "duplicate"],
+        "properties": {
+            "acknowledged": {"type": "boolean"},
+            "duplicate": {"type": "boolean"},
+            "task_id": {"type": ["string", "null"]},
         },
+    }
+    operation = _operation(
+        "Receive a signed callback (Standard Webhooks)", {200: acknowledged}, (401, 413), body={"type": "object"}
+    )
+    return {"/api/task/callback": {"post": operation | {"security": []}}}
+
+
+def _undelivered() -> dict[str, Any]:
+    """The routes of callbacks that nobody acknowledged."""
+    entry = {
+        "type": "object",
+        "required": ["entry_id", "task_id", "tries"],
+        "properties": {
+            "entry_id": {"type": "integer"},
+            "task_id": {"type": "string"},
+            "job_id": {"type": "string"},
+            "receiver": {"type": ["string", "null"], "description": "Scheme and host of the callback's address"},
+            "tries": {"type": "integer"},
+            "last_error": {"type": ["string", "null"]},
+            "created_at": {"type": "string"},
+            "given_up_at": {"type": "string"},
+        },
+    }
+    found = {
+        "type": "object",
+        "required": ["undelivered"],
+        "properties": {"undelivered": {"type": "array", "items": entry}},
+    }
+    entry_id = {"name": "entry_id", "in": "path", "required": True, "schema": {"type": "integer", "minimum": 0}}
+    limit = _query("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100})
+    return {
         "/api/callbacks/undelivered": {
-            "get": _operation(
-                "Messages that were given up undelivered",
-                {200: free},
-                (401, 422, 503),
-                [_query("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100})],
-            )
+            "get": _operation("Callbacks that were given up undelivered", {200: found}, (401, 422, 503), [limit])
         },
         "/api/callbacks/{entry_id}/replay": {
-            "post": _operation("Send an undelivered message again", {202: free}, (401, 404, 503), [entry])
+            "post": _operation(
+                "Send an undelivered callback again", {202: {"type": "object"}}, (401, 404, 503), [entry_id]
+            )
         },
     }
 
