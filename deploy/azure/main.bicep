@@ -69,9 +69,9 @@ var names = {
   functionApp: '${name}-func-${suffix}'
   serviceBus: '${name}-bus-${suffix}'
   database: '${name}-db-${suffix}'
-  data: take('${replace(name, '-', '')}data${suffix}', 24)
-  files: take('${replace(name, '-', '')}file${suffix}', 24)
-  host: take('${replace(name, '-', '')}host${suffix}', 24)
+  data: take(toLower('${replace(name, '-', '')}data${suffix}'), 24)
+  files: take(toLower('${replace(name, '-', '')}file${suffix}'), 24)
+  host: take(toLower('${replace(name, '-', '')}host${suffix}'), 24)
   vault: take('${name}-kv-${suffix}', 24)
   insights: '${name}-insights'
   workspace: '${name}-logs'
