@@ -26,12 +26,9 @@ WHERE t.task_id = %(task_id)s AND t.status IN ('pending', 'queued')
   AND j.job_id = t.job_id AND j.status = 'processing'
 RETURNING t.*
 
--- name: claimed_before
-SELECT * FROM app.tasks WHERE task_id = %(task_id)s AND claim_key = %(claim_key)s AND status = 'processing'
-
--- name: why_not_claimed
-SELECT t.status, t.lease_owner, t.lease_expires_at > now() AS lease_is_live, t.execute_after > now() AS not_due,
-       j.status AS job_status
+-- name: unclaimed
+SELECT t.*, t.status = 'processing' AND t.claim_key = %(claim_key)s AS is_ours, t.lease_expires_at > now() AS lease_is_live,
+       t.execute_after > now() AS not_due, j.status AS job_status
 FROM app.tasks t JOIN app.jobs j USING (job_id)
 WHERE t.task_id = %(task_id)s
 
