@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo dev test test-all lint types imports check lock clean help
+.PHONY: demo dev test test-all lint types imports check docs lock clean help
 
 help:  ## What there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ imports: $(BIN)/geoworker  ## The layer contracts
 	$(BIN)/lint-imports
 
 check: lint types imports test  ## What CI runs
+
+docs: $(BIN)/geoworker  ## The pages made from the code
+	$(BIN)/geoworker config docs --output docs/configuration.md
 
 lock:  ## Pin every dependency with its hashes (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
+from app.cli_config import config
 from app.cli_show import jobs_table, print_job, print_json, watch
 from app.composition import Role
 from app.health import version
@@ -38,6 +39,9 @@ data_dir = click.option(
 @click.version_option(version(), prog_name="geoworker")
 def cli() -> None:
     """A worker for long geospatial tasks: queue-polled, HTTP-triggered or embedded."""
+
+
+cli.add_command(config)
 
 
 def settings_from(directory: Path | None = None, **overrides: Any) -> Settings:
@@ -157,7 +161,9 @@ def _end(view: Mapping[str, Any], console: Console, as_json: bool) -> None:
 
 
 @cli.command()
-@click.option("--status", "status_", type=click.Choice(list(JobStatus)), help="Only jobs of that status.")
+@click.option(
+    "--status", "status_", type=click.Choice([str(status) for status in JobStatus]), help="Only jobs of that status."
+)
 @click.option("--type", "job_type", help="Only jobs of that type.")
 @click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True)
 @data_dir

@@ -27,7 +27,7 @@ from core.records import Claim, RunsOn
 from core.retry import Backoff
 from core.stopping import StopToken
 from infrastructure.callbacks import CallbackDispatcher
-from infrastructure.connection_pool import ConnectionPoolManager, PoolSettings
+from infrastructure.connection_pool import ConnectionPoolManager, PasswordProvider, PoolSettings
 from infrastructure.inline_executor import HandlerParts, InlineExecutor
 from infrastructure.outbound import OutboundPolicy
 from infrastructure.postgres.checkpoint_store import PostgresCheckpointStore
@@ -133,7 +133,7 @@ def compose(settings: Settings, role: Role, *, database_url: str | None = None) 
     backoff = Backoff(
         base=timedelta(seconds=settings.retry_base_seconds), cap=timedelta(seconds=settings.retry_cap_seconds)
     )
-    conninfo = _conninfo(settings, database_url)
+    conninfo = database_url if database_url is not None else database_conninfo(settings)
     pool = connection_pool(settings, role, conninfo)
     database = Database(pool)
     trigger = _trigger(settings, role, database)
@@ -424,21 +424,28 @@ def process_executor(settings: Settings, conninfo: str, memory: MemoryWatch) -> 
     )
 
 
-def _conninfo(settings: Settings, database_url: str | None) -> str:
-    if database_url is not None:
-        return database_url
+def database_conninfo(settings: Settings) -> str:
+    """The database's address.
+
+    Raises:
+        ConfigurationError: when the settings name none.
+    """
     if settings.database_url is not None:
         return settings.database_url.get_secret_value()
     raise ConfigurationError("settings", [Fault("DATABASE_URL", "must be set: postgresql://user@host:5432/database")])
 
 
+def database_password(settings: Settings) -> PasswordProvider | None:
+    """What gives the database's password at each new connection; None when the address has it, or none is needed."""
+    if not settings.database_entra_auth:
+        return None
+    from infrastructure.credentials import entra_database_password
+
+    return entra_database_password()
+
+
 def connection_pool(settings: Settings, role: Role, conninfo: str) -> ConnectionPoolManager:
     """The database pool of a process."""
-    password = None
-    if settings.database_entra_auth:
-        from infrastructure.credentials import entra_database_password
-
-        password = entra_database_password()
     # Each loop, the relay, the sweeper and each heartbeat may need a connection at the same time as the API's threads.
     needed = 4 + settings.worker_concurrency * 2 + settings.functions_concurrency * 2
     return ConnectionPoolManager(
@@ -448,5 +455,5 @@ def connection_pool(settings: Settings, role: Role, conninfo: str) -> Connection
             max_size=max(settings.docker_db_pool_max, needed) if role is Role.EMBEDDED else settings.docker_db_pool_max,
             application_name=f"geoworker {settings.worker_id}",
         ),
-        password=password,
+        password=database_password(settings),
     )

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
+from app.composition import database_password
 from app.settings import Settings
 from core.jobs import JobRegistry
 from core.machine import CoreMachine, MachineOptions
@@ -74,7 +75,9 @@ def open_session(settings: Settings, *, apply_migrations: bool = True) -> Iterat
     """
     with database_address(settings) as address:
         pool = ConnectionPoolManager(
-            address, PoolSettings(min_size=1, max_size=4, acquire_timeout=5.0, application_name="geoworker cli")
+            address,
+            PoolSettings(min_size=1, max_size=4, acquire_timeout=5.0, application_name="geoworker cli"),
+            password=database_password(settings) if settings.database_url is not None else None,
         )
         try:
             database = Database(pool)

@@ -21,7 +21,7 @@ from infrastructure.watchdogs import DiskWatch, MemoryWatch
 
 logger = logging.getLogger("geoworker.executor")
 
-_START_TRIES = 3
+_START_PAUSES = (0.0, 0.0, 1.0)  # seconds before each try to find a child that takes the task
 _DISK_RETRY = timedelta(seconds=60)
 _LEAST_WORTH_STOPPING = 0.1  # of the memory limit: ending a smaller child would not help
 _RETIRE_SECONDS = 5.0
@@ -92,8 +92,8 @@ class ProcessExecutor:
             error = ErrorInfo(type="InsufficientDiskSpace", message=problem, retryable=True, code="DISK_FULL")
             return Raised(error=error, retry_after=_DISK_RETRY)
         refused: ErrorInfo | None = None
-        for tries in range(_START_TRIES):
-            if self._closed or stop.wait(tries * 0.5):
+        for pause in _START_PAUSES:
+            if self._closed or stop.wait(pause):
                 return Stopped(detail="asked to stop before the handler was started")
             try:
                 child = self._take(claim)
@@ -104,7 +104,7 @@ class ProcessExecutor:
             try:
                 return self._supervise(child, claim, stop, deadline)
             except ChildGone:
-                logger.warning("an idle child had died", extra={"action": "child.died_idle"})
+                logger.warning("a child died before it began a task", extra={"action": "child.died_idle"})
         return Raised(
             error=refused
             or ErrorInfo(type="ChildNotStarted", message="child processes die before they take a task", retryable=True)
@@ -147,13 +147,25 @@ class ProcessExecutor:
         return child
 
     def _take(self, claim: Claim) -> ChildProcess:
-        with self._lock:
-            child = self._idle.pop() if self._idle else None
-        child = self._ready(child or self._spawn())
+        child = self._ready(self._pop_idle() or self._spawn())
         with self._lock:
             self._busy[child] = claim
         self._keep_spares()
         return child
+
+    def _pop_idle(self) -> ChildProcess | None:
+        """An idle child that is not known to have died."""
+        while True:
+            with self._lock:
+                if not self._idle:
+                    return None
+                child = self._idle.pop()
+            child.wait(0)
+            if child.exit is None:
+                return child
+            self._counts["died"] += 1
+            logger.warning("an idle child had died", extra={"action": "child.died_idle", "pid": child.runner_pid})
+            self._end_in_background(child)
 
     def _keep_spares(self) -> None:
         while True:

@@ -88,6 +88,7 @@ class Runner:
         surroundings = Surroundings.now()
         while (run := self._runs.get()) is not None:
             frame, stop = run
+            self._channel.send({"type": "began", "run": frame["run"]})
             report = self._run(frame, stop)
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(OSError, ValueError):

@@ -30,7 +30,7 @@ _DUMP_SECONDS = 0.5
 
 
 class ChildGone(Exception):
-    """The child was dead before it took the task: nothing has happened yet."""
+    """The child died before it began the task: nothing has happened yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +79,7 @@ class Supervision:
         self._next_look = time.monotonic() + _TICK_SECONDS
         self._oom_before = memory.oom_kills()
         self._ids = claim_ids(claim)
+        self._begun = False
         self.left: list[str] = []
         self.spoilt = False
 
@@ -86,7 +87,7 @@ class Supervision:
         """Run the task to its end.
 
         Raises:
-            ChildGone: when the child had died before; the task can be given to another.
+            ChildGone: when the child died before it began the task, which can be given to another.
             ClaimLost: when another attempt owns the task.
         """
         child = self._child
@@ -142,6 +143,8 @@ class Supervision:
                     self._log(frame)
                 case "ready":
                     continue
+                case "began" if frame.get("run") == self._run:
+                    self._begun = True
                 case _ if frame.get("run") == self._run:
                     return self._conclude(frame)
                 case _:
@@ -226,6 +229,8 @@ class Supervision:
         self._child.drain()
         if (execution := self._last_words()) is not None:
             return execution
+        if not self._begun and self._killed_at is None:
+            raise ChildGone
         self._child.output.wait_end(1.0)
         lines = self._child.output.last_lines()
         reason = self._stop.reason

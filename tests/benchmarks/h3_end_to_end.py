@@ -1,8 +1,8 @@
 """A grid from its parameters to its published table, against a bare sorted binary COPY of the same rows.
 
 ``python -m tests.benchmarks.h3_end_to_end [area [finest resolution]]``, on an embedded PostgreSQL. The two are measured
-in turns in one run. The bare COPY is given ready arrays, in one transaction, into a table with the same columns, with and
-without a primary key; the job generates, saves in batches, checks, indexes and publishes. Memory is measured in a
+in turns in one run. The bare COPY is given ready arrays, in one transaction, into a table with the same columns, with
+and without a primary key; the job generates, saves in batches, checks, indexes and publishes. Memory is measured in a
 process of its own.
 """
 

@@ -134,6 +134,9 @@ def test_guards_follow_a_changed_table_of_transitions(empty: Database) -> None:
     )
     empty.execute("COMMENT ON TRIGGER guard_status ON app.jobs IS 'of another version'")
     migrate(empty)
-    row = empty.row("SELECT pg_get_triggerdef(oid) AS text FROM pg_trigger WHERE tgrelid = 'app.jobs'::regclass")
+    row = empty.row(
+        "SELECT pg_get_triggerdef(oid) AS text FROM pg_trigger"
+        " WHERE tgrelid = 'app.jobs'::regclass AND tgname = 'guard_status'"
+    )
     assert row is not None
     assert "completed_with_errors" in row["text"]
