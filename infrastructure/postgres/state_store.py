@@ -284,7 +284,7 @@ class PostgresStateStore:
             if ended is None or ended["outcome"] != outcome:
                 raise ClaimLost(claim.task_id, claim.attempt)
             return Commit(applied=False)
-        return Commit(last_in_stage=found[0].get("remaining") == 0, messages=self._direct(found))
+        return Commit(last_in_stage=any(row.get("remaining") == 0 for row in found), messages=self._direct(found))
 
     def fail_waiting_task(self, task_id: str, error: ErrorInfo) -> Commit:
         found = self._db.rows(

@@ -9,10 +9,10 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-import psycopg
-
+from core.errors import StoreUnavailable
 from core.records import Claim
-from infrastructure.postgres.database import Connection, Database, is_connection_fault
+from infrastructure.postgres.database import Connection, Database
+from infrastructure.postgres.jsonb import dumps
 from infrastructure.postgres.queries import queries
 from infrastructure.postgres.together import Together
 
@@ -45,79 +45,50 @@ class TaskSteps:
 
     Args:
         database: where.
-        common: parameters that every statement takes.
+        common: the parameters of ``app.claim_and_complete`` that are the same for every call.
     """
 
     def __init__(self, database: Database, common: Mapping[str, Any]) -> None:
         self._db = database
-        self._common = common
-        self._tasks = queries("tasks")
-        self._together = queries("together")
-        self._run: Together[Step, Rows] = Together(self._run_all)
+        self._common = {name: common[name] for name in ("hold_jobs", "hold_callbacks")}
+        self._query = queries("tasks")["claim_and_complete"]
+        self._together: Together[Step, Rows | Exception] = Together(self._make_all)
 
     def claim(self, step: ClaimStep) -> Mapping[str, Any] | None:
         """The claimed task's row, or None when it was not claimed."""
-        found = self._run(step)
+        found = self._make(step)
         return found[0] if found else None
 
     def complete(self, step: CompleteStep) -> Rows:
-        """What the completion left: its stage's ``remaining`` (None when that is not 0 by this one) and outbox entries
-        in the columns of ``app.outbox``. Empty when the claim is stale."""
-        return self._run(step)
+        """What the completion left: outbox entries, and ``remaining`` 0 when it was its stage's last.
 
-    def _run_all(self, steps: Sequence[Step]) -> Sequence[Rows]:
-        return self._db.run(lambda connection: self._run_on(connection, steps))
+        Empty when the claim is stale, or when this very completion was made before.
+        """
+        return self._make(step)
 
-    def _run_on(self, connection: Connection, steps: Sequence[Step]) -> Sequence[Rows]:
-        if len(steps) > 1:
-            try:
-                return self._batch(connection, steps)
-            except psycopg.Error as error:
-                if is_connection_fault(error):
-                    raise
-                # One of them is at fault: alone, only that one fails. (Not seen; the guards refuse nothing legal.)
-        return [self._alone(connection, step) for step in steps]
+    def _make(self, step: Step) -> Rows:
+        answer = self._together(step)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
-    def _alone(self, connection: Connection, step: Step) -> Rows:
-        match step:
-            case ClaimStep():
-                named = {
-                    "task_id": step.task_id,
-                    "worker_id": step.worker_id,
-                    "lease": step.lease,
-                    "claim_key": step.claim_key,
-                }
-                return connection.execute(self._tasks["claim"], named).fetchall()
-            case CompleteStep(claim=claim):
-                named = {
-                    **self._common,
-                    "task_id": claim.task_id,
-                    "attempt": claim.attempt,
-                    "result": step.result,
-                    "worker_id": claim.worker_id,
-                }
-                return connection.execute(self._tasks["complete"], named).fetchall()
+    def _make_all(self, steps: Sequence[Step]) -> Sequence[Rows | Exception]:
+        try:
+            return self._db.run(lambda connection: self._make_on(connection, steps))
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - it belongs to the caller whose step it is
+            if len(steps) == 1:
+                return [error]
+        # One of them is at fault: made alone, only that one fails.
+        return [self._make_all([step])[0] for step in steps]
 
-    def _batch(self, connection: Connection, steps: Sequence[Step]) -> Sequence[Rows]:
-        claims = [step for step in steps if isinstance(step, ClaimStep)]
-        done = [step for step in steps if isinstance(step, CompleteStep)]
-        found = connection.execute(
-            self._together["claim_and_complete"],
-            {
-                "hold_jobs": self._common["hold_jobs"],
-                "hold_callbacks": self._common["hold_callbacks"],
-                "claim_ids": [step.task_id for step in claims],
-                "claim_workers": [step.worker_id for step in claims],
-                "leases": [step.lease for step in claims],
-                "claim_keys": [step.claim_key for step in claims],
-                "done_ids": [step.claim.task_id for step in done],
-                "attempts": [step.claim.attempt for step in done],
-                "results": [step.result for step in done],
-                "done_workers": [step.claim.worker_id for step in done],
-            },
-        ).fetchall()
+    def _make_on(self, connection: Connection, steps: Sequence[Step]) -> Sequence[Rows]:
+        claims = [_claim_text(step) for step in steps if isinstance(step, ClaimStep)]
+        completions = [_completion_text(step) for step in steps if isinstance(step, CompleteStep)]
+        named = {**self._common, "claims": f"[{','.join(claims)}]", "completions": f"[{','.join(completions)}]"}
         answers: dict[object, list[Mapping[str, Any]]] = defaultdict(list)
-        for row in found:
+        for row in connection.execute(self._query, named).fetchall():
             done_id = row["done_id"]
             answers[row["claim_key"] if done_id is None else (done_id, row["done_attempt"])].append(row)
         return [answers.pop(_key(step), []) for step in steps]  # of a step that came twice, the first was made
@@ -129,3 +100,19 @@ def _key(step: Step) -> object:
             return claim_key
         case CompleteStep(claim=claim):
             return claim.task_id, claim.attempt
+
+
+def _claim_text(step: ClaimStep) -> str:
+    return dumps(
+        {
+            "task_id": step.task_id,
+            "worker_id": step.worker_id,
+            "lease_seconds": step.lease.total_seconds(),
+            "claim_key": str(step.claim_key),
+        }
+    )
+
+
+def _completion_text(step: CompleteStep) -> str:
+    ids = {"task_id": step.claim.task_id, "attempt": step.claim.attempt, "worker_id": step.claim.worker_id}
+    return f'{dumps(ids)[:-1]},"result":{step.result}}}'
