@@ -12,27 +12,22 @@ import click
 from rich.console import Console
 
 from app.cli_config import config
+from app.cli_options import as_json, data_dir, find_job, settings_from
+from app.cli_replay import replay
 from app.cli_show import jobs_table, print_job, print_json, watch
 from app.composition import Role
 from app.health import version
-from app.session import Session, open_session
-from app.settings import LogFormat, OrchestrationMode, Settings
+from app.session import open_session
+from app.settings import LogFormat, OrchestrationMode
 from app.views import job_status_view, job_view
-from core.errors import Fault, GeoworkerError, InvalidInput, JobNotFound
-from core.records import JobQuery, JobRecord
+from core.errors import Fault, GeoworkerError, InvalidInput
+from core.records import JobQuery
 from core.states import JobStatus
 
 if TYPE_CHECKING:
     from testing.emulator import ServiceBusEmulator
 
 _FAILED = (JobStatus.FAILED, JobStatus.CANCELLED)
-
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-data_dir = click.option(
-    "--data-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where the embedded PostgreSQL and outputs are kept (default: DATA_DIR or ./geoworker-data).",
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -42,13 +37,7 @@ def cli() -> None:
 
 
 cli.add_command(config)
-
-
-def settings_from(directory: Path | None = None, **overrides: Any) -> Settings:
-    """The environment with a command's options on top."""
-    if directory is not None:
-        overrides["data_dir"] = directory
-    return Settings.from_env(**overrides)
+cli.add_command(replay)
 
 
 def parse_parameters(text: str | None, pairs: tuple[str, ...]) -> dict[str, Any]:
@@ -75,24 +64,6 @@ def parse_parameters(text: str | None, pairs: tuple[str, ...]) -> dict[str, Any]
         except ValueError:
             parameters[name] = value
     return parameters
-
-
-def find_job(session: Session, prefix: str) -> JobRecord:
-    """The job with that id, or with the one id that starts so.
-
-    Raises:
-        JobNotFound: when there is none.
-        InvalidInput: when the start fits several.
-    """
-    job = session.store.get_job(prefix)
-    if job is not None:
-        return job
-    found = session.store.list_jobs(JobQuery(id_prefix=prefix, limit=2)) if prefix else []
-    if len(found) > 1:
-        raise InvalidInput("job id", [Fault("JOB", "fits several jobs; give more of the id", prefix)])
-    if not found:
-        raise JobNotFound(prefix)
-    return found[0]
 
 
 @cli.command()

@@ -15,6 +15,7 @@ from typing import Any, assert_never
 import azure.functions as func
 
 from app.api.application import create_app
+from app.api.auth import Caller
 from app.composition import Application, Role, compose
 from app.logs import configure_logging
 from app.settings import OrchestrationMode, Settings
@@ -64,7 +65,8 @@ class FrontDoor:
     def bridge(self) -> func.AsgiMiddleware:
         """The Starlette application behind the host's HTTP trigger."""
         if self._bridge is None:
-            self._bridge = func.AsgiMiddleware(create_app(self.application, manage_lifecycle=False))  # type: ignore[no-untyped-call]
+            web = create_app(self.application, manage_lifecycle=False, unidentified=Caller("function-key"))
+            self._bridge = func.AsgiMiddleware(web)  # type: ignore[no-untyped-call]
         return self._bridge
 
     def on_message(self, message: func.ServiceBusMessage) -> Outcome | None:

@@ -161,7 +161,12 @@ class Settings(BaseModel):
     )
     max_body_bytes: int = Field(default=1_048_576, ge=1024, description="Largest request body accepted.")
     enable_test_endpoints: bool = Field(default=False, description="Serve `/api/test/*`. Never in production.")
-    test_requests_per_minute: int = Field(default=60, ge=1, description="Rate limit of `/api/test/*`.")
+    test_requests_per_minute: int = Field(
+        default=60, ge=1, description="Test executions that each caller may start in a minute."
+    )
+    test_time_limit_seconds: float = Field(
+        default=60.0, gt=0, le=200, description="Time limit of a handler run by `/api/test/execute`."
+    )
 
     # Telemetry
     log_level: str = Field(

@@ -144,14 +144,25 @@ class CoreMachine:
             logger.info("job submitted", extra={"action": "job.submitted", "job_id": job.job_id})
         return Submitted(job, commit.applied)
 
-    def retry_job(self, job_id: str, *, from_stage: int | None = None, submitted_by: str | None = None) -> JobRecord:
-        """Run an ended job again as a new run: its failed and cancelled tasks, or everything from a stage on.
+    def retry_job(
+        self,
+        job_id: str,
+        *,
+        from_stage: int | None = None,
+        from_checkpoint: int | None = None,
+        submitted_by: str | None = None,
+    ) -> JobRecord:
+        """Run an ended job again as a new run: its failed and cancelled tasks, everything from a stage on, or its
+        tasks from a checkpoint on (see :meth:`~core.ports.StateStore.replay_job`).
 
         Raises:
             JobNotFound: when there is no such job.
+            InvalidInput: when both a stage and a checkpoint are given.
             Conflict: while the job runs, or when nothing of it is left to do.
         """
-        job, commit = self.store.replay_job(job_id, from_stage=from_stage, submitted_by=submitted_by)
+        job, commit = self.store.replay_job(
+            job_id, from_stage=from_stage, from_checkpoint=from_checkpoint, submitted_by=submitted_by
+        )
         self._publisher.publish(commit.messages)
         logger.info("job retried", extra={"action": "job.retried", "job_id": job.job_id, "replay_of": job_id})
         return job

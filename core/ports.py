@@ -48,13 +48,25 @@ class StateStore(Protocol):
         ...
 
     def replay_job(
-        self, job_id: str, *, from_stage: int | None = None, submitted_by: str | None = None
+        self,
+        job_id: str,
+        *,
+        from_stage: int | None = None,
+        from_checkpoint: int | None = None,
+        submitted_by: str | None = None,
     ) -> tuple[JobRecord, Commit]:
         """Continue an ended job as a new run of the same fingerprint.
 
-        Without ``from_stage`` every completed task is carried over with its result and the others run again; with it,
-        the stages before it are carried over whole. Raises JobNotFound; Conflict while the job runs, when nothing is
-        left to do again, or when ``from_stage`` was never reached.
+        Without ``from_stage`` and ``from_checkpoint`` every completed task is carried over with its result and the
+        others run again, each at its checkpoint. With ``from_stage`` the stages before it are carried over whole.
+
+        With ``from_checkpoint`` the tasks that did not complete run again with their checkpoints taken back to that
+        phase (0: to nothing): the cursor, items and artifacts of later phases are forgotten, and a checkpoint that is
+        not as far stays. When every task completed, the last stage with a checkpoint of that phase is done again by
+        the tasks that saved it.
+
+        Raises JobNotFound; InvalidInput when both are given; Conflict while the job runs, when nothing is left to do
+        again, when ``from_stage`` was never reached, or when no task to run again has saved ``from_checkpoint``.
         """
         ...
 

@@ -6,7 +6,9 @@ Nothing is loaded or started before a test asks for it.
 from __future__ import annotations
 
 import itertools
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -65,13 +67,18 @@ def geoworker_run_job() -> Callable[..., JobRun]:
 
 
 @pytest.fixture(scope="session")
-def geoworker_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of an embedded PostgreSQL that lives as long as the session (needs ``geoworker[embedded]``)."""
+def geoworker_postgres() -> Iterator[str]:
+    """The address of an embedded PostgreSQL that lives as long as the session (needs ``geoworker[embedded]``).
+
+    Not below pytest's own directory: run as root, another session that starts closes that to the server's user.
+    """
     from infrastructure.postgres.embedded import EmbeddedPostgres
 
-    server = EmbeddedPostgres(tmp_path_factory.mktemp("geoworker-postgres"))
-    yield server.start()
-    server.stop()
+    with tempfile.TemporaryDirectory(prefix="geoworker-postgres-", ignore_cleanup_errors=True) as directory:
+        Path(directory).chmod(0o755)
+        server = EmbeddedPostgres(Path(directory, "data"))
+        yield server.start()
+        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,11 +22,16 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of an embedded PostgreSQL that lives as long as the session."""
-    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
-    yield server.start()
-    server.stop()
+def postgres_server() -> Iterator[str]:
+    """The address of an embedded PostgreSQL that lives as long as the session.
+
+    Not below pytest's own directory: run as root, another session that starts closes that to the server's user.
+    """
+    with tempfile.TemporaryDirectory(prefix="geoworker-postgres-", ignore_cleanup_errors=True) as directory:
+        os.chmod(directory, 0o755)
+        server = EmbeddedPostgres(Path(directory, "data"))
+        yield server.start()
+        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from app.api import callbacks, jobs, tasks
-from app.api.auth import ApiKeys, AuthenticationMiddleware, Authenticator
+from app.api import artifacts, callbacks, jobs, tasks
+from app.api.auth import ANONYMOUS, ApiKeys, AuthenticationMiddleware, Authenticator, Caller
 from app.api.openapi import openapi_document
 from app.api.problems import on_any_error, on_geoworker_error, on_http_error, problem
 from app.api.requests import BodyTooLarge, NotJson
@@ -25,12 +25,15 @@ from core.errors import ConfigurationError, Fault, GeoworkerError
 from infrastructure.telemetry.asgi import TracingMiddleware
 
 
-def create_app(application: Application, *, manage_lifecycle: bool = True) -> Starlette:
+def create_app(
+    application: Application, *, manage_lifecycle: bool = True, unidentified: Caller = ANONYMOUS
+) -> Starlette:
     """The HTTP side of a process.
 
     Args:
         application: the wired parts.
         manage_lifecycle: start the parts with the server and drain them with it; False when the caller does.
+        unidentified: who callers are when no authenticator is configured; a host in front may have checked a key.
     """
 
     @asynccontextmanager
@@ -48,7 +51,11 @@ def create_app(application: Application, *, manage_lifecycle: bool = True) -> St
         lifespan=lifespan,
         middleware=[
             Middleware(TracingMiddleware, tracer=application.tracer),
-            Middleware(AuthenticationMiddleware, authenticators=authenticators_for(application.settings)),
+            Middleware(
+                AuthenticationMiddleware,
+                authenticators=authenticators_for(application.settings),
+                unidentified=unidentified,
+            ),
         ],
         exception_handlers={
             BodyTooLarge: _too_large,
@@ -107,7 +114,11 @@ def _routes(application: Application) -> list[Route]:
         Route("/openapi.json", openapi, methods=["GET"]),
     ]
     if Role.ORCHESTRATOR in application.role:
-        routes += [*jobs.routes(application), *callbacks.routes(application)]
+        routes += [*jobs.routes(application), *artifacts.routes(application), *callbacks.routes(application)]
+        if application.settings.enable_test_endpoints:
+            from app.api import test_endpoints
+
+            routes += test_endpoints.routes(application)
     if application.trigger is not None:
         routes += tasks.routes(application, application.trigger)
     return routes

@@ -27,6 +27,10 @@ class Caller:
     name: str
 
 
+ANONYMOUS = Caller("anonymous")
+"""Everybody, where nothing tells callers apart."""
+
+
 class Unauthenticated(Exception):
     """The request has no credentials, or wrong ones."""
 
@@ -60,15 +64,22 @@ class ApiKeys:
 
 
 class AuthenticationMiddleware(BaseHTTPMiddleware):
-    """Lets through probes and authenticated callers; everybody when no authenticator is configured."""
+    """Lets through probes and authenticated callers; everybody when no authenticator is configured.
 
-    def __init__(self, app: ASGIApp, authenticators: Sequence[Authenticator]) -> None:
+    ``unidentified`` is who callers are then: anonymous, or those that a host in front has already let in by a key.
+    """
+
+    def __init__(self, app: ASGIApp, authenticators: Sequence[Authenticator], unidentified: Caller = ANONYMOUS) -> None:
         super().__init__(app)
         self._authenticators = list(authenticators)
+        self._unidentified = unidentified
 
     async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
-        if request.url.path in OPEN_PATHS or not self._authenticators:
-            request.state.caller = Caller("anonymous")
+        if request.url.path in OPEN_PATHS:
+            request.state.caller = ANONYMOUS
+            return await call_next(request)
+        if not self._authenticators:
+            request.state.caller = self._unidentified
             return await call_next(request)
         try:
             caller = next(filter(None, (one.authenticate(request) for one in self._authenticators)), None)

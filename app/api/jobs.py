@@ -92,17 +92,17 @@ def routes(application: Application) -> list[Route]:
 
     async def retry(request: Request) -> Response:
         body = await json_object(request, limit=limit, optional=True)
-        from_stage = body.pop("from_stage", None)
+        grain = {name: body.pop(name, None) for name in ("from_stage", "from_checkpoint")}
         faults = [Fault(name, "is not known here") for name in body]
-        if from_stage is not None and (isinstance(from_stage, bool) or not isinstance(from_stage, int)):
-            faults.append(Fault("from_stage", "must be a whole number", from_stage))
+        faults += [
+            Fault(name, "must be a whole number", value)
+            for name, value in grain.items()
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int))
+        ]
         if faults:
             raise InvalidInput("request body", faults)
         job = await run_in_threadpool(
-            machine.retry_job,
-            request.path_params["job_id"],
-            from_stage=from_stage,
-            submitted_by=request.state.caller.name,
+            machine.retry_job, request.path_params["job_id"], **grain, submitted_by=request.state.caller.name
         )
         url = f"/api/jobs/status/{job.job_id}"
         return JSONResponse({**job_view(job), "status_url": url}, status_code=202, headers={"Location": url})

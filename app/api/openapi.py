@@ -97,6 +97,8 @@ def openapi_document(application: Application) -> dict[str, Any]:
     schemas = dict(_SCHEMAS)
     if Role.ORCHESTRATOR in application.role:
         paths |= _jobs(application, schemas) | _callbacks()
+        if application.settings.enable_test_endpoints:
+            paths |= _tests()
     if application.trigger is not None:
         paths |= _tasks()
     document: dict[str, Any] = {
@@ -188,17 +190,21 @@ def _jobs(application: Application, schemas: dict[str, Any]) -> dict[str, Any]:
                 ],
             )
         },
+        **_artifacts(),
         "/api/jobs/{job_id}/cancel": {"post": _operation("Cancel a job", {200: job}, (401, 404, 409, 503), [_JOB_ID])},
         "/api/jobs/{job_id}/retry": {
             "post": _operation(
-                "Run an ended job again: its failed tasks, or everything from a stage on",
+                "Run an ended job again: its failed tasks, everything from a stage on, or tasks from a checkpoint on",
                 {202: job},
                 (401, 404, 409, 413, 415, 422, 503),
                 [_JOB_ID],
                 body={
                     "type": "object",
                     "additionalProperties": False,
-                    "properties": {"from_stage": {"type": "integer", "minimum": 1, "maximum": 1000}},
+                    "properties": {
+                        "from_stage": {"type": "integer", "minimum": 1, "maximum": 1000},
+                        "from_checkpoint": {"type": "integer", "minimum": 0, "maximum": 1000},
+                    },
                 },
             )
         },
@@ -222,6 +228,47 @@ def _jobs(application: Application, schemas: dict[str, Any]) -> dict[str, Any]:
             )
         }
     return paths
+
+
+def _artifacts() -> dict[str, Any]:
+    """The routes of the files that a job made."""
+    listed = {
+        "type": "object",
+        "required": ["artifacts"],
+        "properties": {
+            "artifacts": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["name", "media_type", "size_bytes", "url"],
+                    "properties": {
+                        "name": {"type": "string"},
+                        "media_type": {"type": "string"},
+                        "size_bytes": {"type": "integer"},
+                        "url": {"type": "string"},
+                    },
+                },
+            }
+        },
+    }
+    name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+    file = {"description": "The file", "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}
+    return {
+        "/api/jobs/{job_id}/artifacts": {
+            "get": _operation("Files that a job's results name", {200: listed}, (401, 404, 503), [_JOB_ID])
+        },
+        "/api/jobs/{job_id}/artifacts/{name}": {
+            "get": {
+                "summary": "A file that a job's results name, whole or by range",
+                "parameters": [_JOB_ID, name],
+                "responses": {
+                    "200": file,
+                    "206": file,
+                    **{str(status): _problem(status) for status in (401, 404, 503)},
+                },
+            }
+        },
+    }
 
 
 def _parameters(name: str, model: type[BaseModel], schemas: dict[str, Any]) -> dict[str, Any]:
@@ -304,6 +351,49 @@ def _callbacks() -> dict[str, Any]:
         "/api/callbacks/{entry_id}/replay": {
             "post": _operation("Send an undelivered message again", {202: free}, (401, 404, 503), [entry])
         },
+    }
+
+
+def _tests() -> dict[str, Any]:
+    """The test routes."""
+    from app.api.test_endpoints import ExecuteHandler
+
+    free: dict[str, Any] = {"type": "object"}
+    execution = {
+        "type": "object",
+        "required": [
+            "success",
+            "task_type",
+            "elapsed_seconds",
+            "handler_result",
+            "lifecycle",
+            "captured_messages",
+            "state_snapshot",
+        ],
+        "properties": {
+            "success": {"type": "boolean"},
+            "task_type": {"type": "string"},
+            "elapsed_seconds": {"type": "number"},
+            "handler_result": free,
+            "lifecycle": free,
+            "captured_messages": {"type": "array", "items": free},
+            "state_snapshot": free,
+        },
+    }
+    task_type = {"name": "task_type", "in": "path", "required": True, "schema": {"type": "string"}}
+    return {
+        "/api/test/execute/{task_type}": {
+            "post": _operation(
+                "Run a handler on mock infrastructure: 200 when it succeeded, 500 when it failed",
+                {200: execution, 500: execution},
+                (401, 404, 413, 415, 422, 429),
+                [task_type],
+                body=ExecuteHandler.model_json_schema(),
+            )
+        },
+        "/api/test/state": {"get": _operation("The state that past executions left", {200: free}, (401,))},
+        "/api/test/messages": {"get": _operation("The messages that they would have sent", {200: free}, (401,))},
+        "/api/test/reset": {"post": _operation("Forget past executions", {200: free}, (401,))},
     }
 
 

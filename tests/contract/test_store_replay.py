@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from core.errors import Conflict, JobNotFound
+from core.errors import Conflict, InvalidInput, JobNotFound
 from core.jobs import job_run_id, task_id
 from core.messages import JobMessage, StageComplete, TaskMessage
-from core.records import Checkpoint, FailurePolicy, TaskPlan
+from core.records import Checkpoint, Claim, FailurePolicy, TaskPlan
 from core.states import JobStatus, TaskStatus
 from tests.contract.stores import PERMANENT, TRANSIENT, Given
 
@@ -186,3 +186,83 @@ def test_a_run_can_be_replayed_again(given: Given) -> None:
     assert (third.run, third.replay_of) == (3, second.job_id)
     assert given.state.count_tasks(third.job_id) == {1: {"completed": 1, "pending": 1}}
     assert given.complete(third.job_id, 1).last_in_stage
+
+
+def saved(given: Given, job_id: str, index: int, phase: int, stage: int = 1) -> Claim:
+    """A running task with every phase up to ``phase`` saved, and some of the next one."""
+    claim = given.claim(job_id, index, stage=stage)
+    artifacts = {f"/out/{n}": {"size": n, "sha256": "x", "phase": n} for n in range(1, phase + 1)}
+    given.checkpoints.save_checkpoint(
+        claim, Checkpoint(phase=phase, data={"upto": phase}, cursor={"row": 5}, artifacts=artifacts)
+    )
+    for n in range(1, phase + 2):
+        given.checkpoints.save_items(claim, n, {f"item-{n}": {"n": n}})
+    return claim
+
+
+def test_from_a_checkpoint_what_did_not_complete_runs_again_from_that_phase(given: Given) -> None:
+    job = given.running_job(4, failure_policy=FailurePolicy.COLLECT)
+    given.state.complete_task(saved(given, job.job_id, 0, 3), {"success": True})
+    given.state.fail_task(saved(given, job.job_id, 1, 3), PERMANENT, retry_in=None)
+    given.state.fail_task(saved(given, job.job_id, 2, 1), PERMANENT, retry_in=None)
+    given.fail(job.job_id, 3)
+    given.state.finish_job(job.job_id, stage=1, status=JobStatus.COMPLETED_WITH_ERRORS, result={})
+    new, _ = given.state.replay_job(job.job_id, from_checkpoint=2)
+    assert given.state.count_tasks(new.job_id) == {1: {"completed": 1, "pending": 3}}
+
+    taken_back = given.claim(new.job_id, 1)
+    checkpoint = given.checkpoints.load_checkpoint(taken_back)
+    assert (checkpoint.phase, checkpoint.cursor, sorted(checkpoint.artifacts)) == (2, None, ["/out/1", "/out/2"])
+    assert checkpoint.data == {"upto": 3}  # phases that run again write over it
+    assert [bool(given.checkpoints.load_items(taken_back, n)) for n in (1, 2, 3, 4)] == [True, True, False, False]
+    behind = given.claim(new.job_id, 2)  # not as far as that phase: where it was
+    checkpoint = given.checkpoints.load_checkpoint(behind)
+    assert (checkpoint.phase, checkpoint.cursor) == (1, {"row": 5})
+    assert [bool(given.checkpoints.load_items(behind, n)) for n in (1, 2)] == [True, True]
+    assert given.checkpoints.load_checkpoint(given.claim(new.job_id, 3)) == Checkpoint()
+
+
+def test_from_checkpoint_zero_everything_saved_is_forgotten(given: Given) -> None:
+    job = given.running_job(1)
+    given.state.fail_task(saved(given, job.job_id, 0, 2), PERMANENT, retry_in=None)
+    new, _ = given.state.replay_job(job.job_id, from_checkpoint=0)
+    claim = given.claim(new.job_id)
+    assert given.checkpoints.load_checkpoint(claim) == Checkpoint()
+    assert not any(given.checkpoints.load_items(claim, n) for n in (1, 2, 3))
+
+
+def test_from_a_checkpoint_a_completed_job_does_its_last_saving_stage_again(given: Given) -> None:
+    job = given.running_job(1, total_stages=3)
+    given.state.complete_task(saved(given, job.job_id, 0, 3), {"success": True})
+    given.plan(job.job_id, 2, stage=2)
+    given.state.complete_task(saved(given, job.job_id, 0, 2, stage=2), {"success": True, "old": True})
+    given.state.complete_task(saved(given, job.job_id, 1, 1, stage=2), {"success": True})
+    given.plan(job.job_id, 1, stage=3)
+    given.complete(job.job_id, stage=3)
+    given.state.finish_job(job.job_id, stage=3, status=JobStatus.COMPLETED, result={})
+    new, _ = given.state.replay_job(job.job_id, from_checkpoint=2, submitted_by="ann")
+    assert (new.stage, new.status, new.submitted_by) == (2, JobStatus.PROCESSING, "ann")
+    assert given.state.count_tasks(new.job_id) == {1: {"completed": 1}, 2: {"pending": 1, "completed": 1}}
+    again = given.task_now(new.job_id, 0, stage=2)
+    assert (again.result_data, again.attempt, again.checkpoint_phase) == (None, 0, 2)
+    assert given.complete(new.job_id, 0, stage=2).last_in_stage
+    assert given.plan(new.job_id, 1, stage=3).applied
+
+
+def test_a_checkpoint_that_nobody_saved_is_refused(given: Given) -> None:
+    job = given.running_job(2, failure_policy=FailurePolicy.COLLECT)
+    given.state.complete_task(saved(given, job.job_id, 0, 3), {"success": True})
+    given.state.fail_task(saved(given, job.job_id, 1, 1), PERMANENT, retry_in=None)
+    given.state.finish_job(job.job_id, stage=1, status=JobStatus.COMPLETED_WITH_ERRORS, result={})
+    with pytest.raises(Conflict, match=r"no checkpoint of phase 2: .* phase 1"):
+        given.state.replay_job(job.job_id, from_checkpoint=2)
+    with pytest.raises(InvalidInput, match="from_checkpoint: must be 0 or more"):
+        given.state.replay_job(job.job_id, from_checkpoint=-1)
+    with pytest.raises(InvalidInput, match="together with from_stage"):
+        given.state.replay_job(job.job_id, from_checkpoint=1, from_stage=1)
+    plain = given.running_job(1, name="b")
+    given.complete(plain.job_id)
+    given.state.finish_job(plain.job_id, stage=1, status=JobStatus.COMPLETED, result={})
+    for phase in (0, 1):
+        with pytest.raises(Conflict, match="no task saved any"):
+            given.state.replay_job(plain.job_id, from_checkpoint=phase)
