@@ -18,6 +18,7 @@ from infrastructure.postgres.text import clean_text
 logger = logging.getLogger(__name__)
 
 _PING_SECONDS = 2.0  # health checks ask, and whoever asks them waits no longer
+_CLOSE_SECONDS = 1.0
 
 PasswordProvider = Callable[[], str]
 """Gives the password of the moment, an Entra token for instance. Asked at every new connection."""
@@ -145,7 +146,7 @@ class ConnectionPoolManager:
         """Close the pool for good. Idempotent."""
         with self._lock:
             self._closed = True
-            self._pool.close()
+            self._pool.close(timeout=_CLOSE_SECONDS)
 
 
 __all__ = ["ConnectionPoolManager", "PasswordProvider", "PoolClosed", "PoolSettings", "PoolTimeout"]

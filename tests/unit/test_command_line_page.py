@@ -14,7 +14,7 @@ def test_the_page_is_what_the_commands_say() -> None:
 
 
 def test_every_command_is_on_the_page() -> None:
-    for name in [
+    for name in (
         "demo",
         "dev",
         "submit",
@@ -26,7 +26,5 @@ def test_every_command_is_on_the_page() -> None:
         "migrate",
         "run-handler",
         "doctor",
-        "worker",
-        "orchestrator",
-    ]:
+    ):
         assert f"## geoworker {name}\n" in page()
