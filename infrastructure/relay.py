@@ -141,6 +141,10 @@ class Relay:
             except StoreUnavailable as error:
                 self._status.last_error = str(error)
                 pause = poll
+            except Exception as error:  # the thread outlives what no send may raise: messages must not stop unseen
+                self._status.last_error = f"{type(error).__name__}: {error}"
+                logger.exception("the relay broke", extra={"action": "relay.failed"})
+                pause = poll
             self._wake.wait(max(pause, 0.001))
             self._wake.clear()
         self._flush_at_stop()

@@ -111,7 +111,7 @@ def check_books(application: Application, job_id: str, tasks: int) -> None:
 def test_a_restart_in_mid_statement_costs_a_retry(
     server: FragilePostgres, make_store: Callable[..., Given], how: str
 ) -> None:
-    given = make_store()
+    given = make_store(acquire_timeout=60)  # an overloaded machine takes its time to start a server
     assert isinstance(given.backend, PostgresBackend)
     database = given.backend.database
     seen = "SELECT count(*) AS n FROM pg_stat_activity WHERE state = 'active' AND wait_event = 'PgSleep'"
@@ -172,6 +172,24 @@ def test_an_outage_longer_than_every_retry_ends_no_loop(
     check_books(application, job_id, 200)
 
 
+def test_a_drain_without_its_database_ends_in_time(
+    server: FragilePostgres, start: Callable[..., Application], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.composition.PoolSettings", lambda **more: PoolSettings(acquire_timeout=0.2, **more))
+    application = start(functions_concurrency=2, shutdown_grace_seconds=2.0)
+    job_id = application.machine.submit_job("hello_world", {"n": 500}).job.job_id
+    wait_until(lambda: application.store.count_tasks(job_id).get(1, {}).get("completed", 0) >= 5, 30)
+    server.stop()
+    began = time.monotonic()
+    application.lifecycle.drain()
+    assert time.monotonic() - began < 2.0 + 15.0
+    assert not any(worker.alive for worker in application.workers.values())
+    server.start()
+    successor = start(functions_concurrency=2)
+    wait_until(lambda: ended(successor, job_id), 90)
+    check_books(successor, job_id, 500)
+
+
 def test_what_could_not_be_recorded_in_time_is_deferred_and_done_again(
     server: FragilePostgres, make_store: Callable[..., Given], url: str
 ) -> None:
@@ -221,7 +239,7 @@ def test_what_could_not_be_recorded_in_time_is_deferred_and_done_again(
 def test_a_restart_during_recovery_recovers_each_task_once(
     server: FragilePostgres, make_store: Callable[..., Given]
 ) -> None:
-    given = make_store()
+    given = make_store(acquire_timeout=60)
     job = given.running_job(300)
     for index in range(300):
         given.claim(job.job_id, index)
