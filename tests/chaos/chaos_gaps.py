@@ -136,7 +136,7 @@ def run(gap: str, url: str, bus: str, root: str) -> None:
         data_dir=Path(root),
         worker_id=f"gap-{os.getpid()}",
         functions_concurrency=1,
-        lease_seconds=8.0,  # an overloaded machine must not look like a dead worker
+        lease_seconds=6.0,  # an overloaded machine must not look like a dead worker
         heartbeat_seconds=1.0,
         sweep_seconds=0.2,
         hint_seconds=1.0,

@@ -28,7 +28,7 @@ from infrastructure.postgres.database import Database
 from infrastructure.postgres.migrations import migrate
 from tests.contract.stores import LEASE, MINUTE, Given, PostgresBackend
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 _numbers = itertools.count(1)
 
@@ -107,7 +107,7 @@ def check_books(application: Application, job_id: str, tasks: int) -> None:
     assert all(stage.remaining == 0 for stage in application.store.list_stages(job_id))
 
 
-@pytest.mark.parametrize("how", ["crash", "stop"])
+@pytest.mark.parametrize("how", ["crash", pytest.param("stop", marks=pytest.mark.slow)])
 def test_a_restart_in_mid_statement_costs_a_retry(
     server: FragilePostgres, make_store: Callable[..., Given], how: str
 ) -> None:
@@ -149,6 +149,7 @@ def test_a_job_goes_on_after_a_crash_of_the_database_and_readiness_says_so_meanw
     check_books(application, job_id, 400)
 
 
+@pytest.mark.slow
 def test_an_outage_longer_than_every_retry_ends_no_loop(
     server: FragilePostgres, start: Callable[..., Application], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +173,7 @@ def test_an_outage_longer_than_every_retry_ends_no_loop(
     check_books(application, job_id, 200)
 
 
+@pytest.mark.slow
 def test_a_drain_without_its_database_ends_in_time(
     server: FragilePostgres, start: Callable[..., Application], monkeypatch: pytest.MonkeyPatch
 ) -> None:
