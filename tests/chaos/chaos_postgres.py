@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,7 +40,11 @@ class FragilePostgres:
 
     def start(self) -> None:
         """Bring it back, with what was committed."""
-        self._embedded._server.ensure_postgres_running()
+        for _ in range(5):
+            with contextlib.suppress(subprocess.TimeoutExpired):  # of pg_ctl; the server goes on starting
+                self._embedded._server.ensure_postgres_running()
+                return
+        raise AssertionError("PostgreSQL did not come back")
 
     def close(self) -> None:
         with contextlib.suppress(Exception):

