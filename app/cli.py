@@ -92,7 +92,7 @@ def submit(
         submitted = session.machine.submit_job(
             job_type, parse_parameters(params, pairs), rerun=force, submitted_by="cli"
         )
-        console = Console()
+        console = Console(stderr=follow and as_json)
         if follow:
             _end(watch(session.store, submitted.job.job_id, console), console, as_json)
         if as_json:
@@ -244,6 +244,7 @@ def demo(force: bool, source: Path | None, data_dir: Path | None, as_json: bool)
 
     settings = settings_from(
         data_dir,
+        host="127.0.0.1",  # it serves nobody
         docker_orchestration_mode=OrchestrationMode.IN_MEMORY,
         log_level="WARNING",
         log_format=LogFormat.CONSOLE,
