@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, assert_never
 
 from app import child
+from app.dead_letters import DeadLetters
 from app.lifecycle import DockerWorkerLifecycle
 from app.settings import OrchestrationMode, Settings
 from app.storage import storage_spec
@@ -20,7 +21,7 @@ from core.dispatch import Dispatcher
 from core.errors import ConfigurationError, Fault
 from core.handlers import HandlerRegistry
 from core.heartbeat import HeartbeatOptions
-from core.jobs import JobRegistry
+from core.jobs import JobRegistry, check_registries
 from core.machine import CoreMachine, MachineOptions
 from core.messages import Channel
 from core.ports import CheckpointStore, Execution, StateStore, TaskExecutor
@@ -33,6 +34,7 @@ from infrastructure.inline_executor import HandlerParts, InlineExecutor
 from infrastructure.outbound import OutboundPolicy
 from infrastructure.postgres.checkpoint_store import PostgresCheckpointStore
 from infrastructure.postgres.database import Database
+from infrastructure.postgres.hints import PostgresHints
 from infrastructure.postgres.inbox import PostgresInbox
 from infrastructure.postgres.outbox_store import PostgresOutboxStore
 from infrastructure.postgres.state_store import PostgresStateStore, StoreOptions
@@ -53,7 +55,8 @@ from transports.base import TaskDispatcher, TaskSource
 
 if TYPE_CHECKING:
     from transports.http_trigger import HttpInbox
-    from transports.service_bus_connection import ServiceBusConnection
+    from transports.service_bus import ServiceBusConnection
+    from transports.service_bus.dead_letters import DeadLetterQueue
 
 
 class Role(Flag):
@@ -108,6 +111,7 @@ class Application:
     workers: Mapping[str, BackgroundQueueWorker]
     lifecycle: DockerWorkerLifecycle = field(repr=False)
     trigger: HttpTrigger | None = None
+    dead_letters: DeadLetters | None = None
 
 
 class ExecutorByPlace:
@@ -165,6 +169,8 @@ def compose(settings: Settings, role: Role, *, database_url: str | None = None) 
     slow = {**transport.slow, Channel.CALLBACKS: timedelta(seconds=settings.callback_timeout_seconds)}
     relay = _relays(settings, outbox, store, routes, slow)
     jobs, handlers = job_registry(), handler_registry()
+    if Role.ORCHESTRATOR in role:
+        check_registries(jobs, handlers, frozenset(transport.routes))
     metrics = Metrics()
     memory = MemoryWatch(settings.memory_soft_percent / 100)
     children = process_executor(settings, conninfo, memory) if Role.WORKER in role else None
@@ -235,6 +241,7 @@ def compose(settings: Settings, role: Role, *, database_url: str | None = None) 
         workers=workers,
         lifecycle=lifecycle,
         trigger=trigger,
+        dead_letters=_dead_letters(settings, role, store, database),
     )
 
 
@@ -408,13 +415,35 @@ def queue_names(settings: Settings) -> Mapping[Channel, str]:
     }
 
 
+def dead_letter_queues(settings: Settings) -> Sequence[DeadLetterQueue]:
+    """The dead letters of the mode's queues; none when the mode has no queues outside this process."""
+    match settings.docker_orchestration_mode:
+        case OrchestrationMode.SERVICE_BUS:
+            from transports.service_bus.dead_letters import DeadLetterQueue
+
+            connection = service_bus_connection(settings)
+            return [DeadLetterQueue(connection, name) for name in dict.fromkeys(queue_names(settings).values())]
+        case OrchestrationMode.HTTP_TRIGGER | OrchestrationMode.IN_MEMORY:
+            return ()
+        case mode:
+            assert_never(mode)
+
+
+def _dead_letters(settings: Settings, role: Role, store: StateStore, database: Database) -> DeadLetters | None:
+    queues = dead_letter_queues(settings) if Role.ORCHESTRATOR in role else ()
+    if not queues:
+        return None
+    interval = timedelta(seconds=settings.hint_seconds)
+    return DeadLetters(queues, store, PostgresHints(database, worker_id=settings.worker_id, hint_interval=interval))
+
+
 def service_bus_connection(settings: Settings) -> ServiceBusConnection:
     """How the settings say to reach Service Bus.
 
     Raises:
         ConfigurationError: when they do not.
     """
-    from transports.service_bus_connection import ServiceBusConnection, entra_connection
+    from transports.service_bus import ServiceBusConnection, entra_connection
 
     if settings.service_bus_connection_string is None and settings.service_bus_fqdn is not None:
         return entra_connection(settings.service_bus_fqdn, websockets=settings.service_bus_websockets)

@@ -176,6 +176,15 @@ class Relay:
             by_channel[entry.channel].append(entry)
         for channel, group in by_channel.items():
             results = self._routes[channel].dispatch([entry.message for entry in group])
+            unsent = [result.error for result in results if isinstance(result, TryAgain)]
+            if unsent:  # one line for them all: a broken transport must not fill the log
+                logger.warning(
+                    "%d of %d messages not sent, tried again later: %s",
+                    len(unsent),
+                    len(group),
+                    unsent[0],
+                    extra={"action": "relay.unsent", "channel": str(channel)},
+                )
             for entry, result in zip(group, results, strict=True):
                 match result:
                     case Sent():
@@ -195,12 +204,6 @@ class Relay:
             self._give_up(entry, error)
             return
         delay = max(after or timedelta(0), self._options.backoff.delay(entry.tries + 1, self._rng))
-        logger.warning(
-            "message not sent, tried again in %.1f s: %s",
-            delay.total_seconds(),
-            error,
-            extra={"action": "relay.unsent", "entry_id": entry.entry_id, "channel": str(entry.channel)},
-        )
         self._note(entry, error, delay)
 
     def _give_up(self, entry: OutboxEntry, error: str) -> None:

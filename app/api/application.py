@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from app.api import artifacts, callbacks, jobs, tasks
+from app.api import artifacts, callbacks, dead_letters, jobs, tasks
 from app.api.auth import ANONYMOUS, ApiKeys, AuthenticationMiddleware, Authenticator, Caller
 from app.api.openapi import openapi_document
 from app.api.problems import on_any_error, on_geoworker_error, on_http_error, problem
@@ -127,6 +127,8 @@ def _routes(application: Application) -> list[Route]:
             routes += test_endpoints.routes(application)
     if Role.ORCHESTRATOR in application.role or application.trigger is not None:
         routes += callbacks.undelivered(application)
+    if application.dead_letters is not None:
+        routes += dead_letters.routes(application, application.dead_letters)
     if application.trigger is not None:
         routes += tasks.routes(application, application.trigger)
     return routes

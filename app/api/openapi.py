@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -103,6 +104,8 @@ def openapi_document(application: Application) -> dict[str, Any]:
         paths |= _undelivered()
     if application.trigger is not None:
         paths |= _tasks()
+    if application.dead_letters is not None:
+        paths |= _dead_letters(application.dead_letters.queues, schemas)
     document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
@@ -390,6 +393,89 @@ def _undelivered() -> dict[str, Any]:
     }
 
 
+def _dead_letters(queues: Sequence[str], schemas: dict[str, Any]) -> dict[str, Any]:
+    """The routes of dead letters, where the mode has queues."""
+    nullable = {"type": ["string", "null"]}
+    schemas["DeadLetter"] = {
+        "type": "object",
+        "required": ["queue", "number", "reason", "age_seconds", "task_id", "job_id"],
+        "properties": {
+            "queue": {"type": "string"},
+            "number": {"type": "integer"},
+            "reason": nullable,
+            "description": nullable,
+            "message_id": nullable,
+            "enqueued_at": _NULLABLE_TIME,
+            "age_seconds": {"type": ["number", "null"]},
+            "delivery_count": {"type": "integer"},
+            "message_type": nullable,
+            "task_id": nullable,
+            "task_type": nullable,
+            "job_id": nullable,
+            "state": {**nullable, "description": "What the store says of the task or job now"},
+        },
+    }
+    letter = {"$ref": "#/components/schemas/DeadLetter"}
+    answer = {
+        "type": "object",
+        "required": ["queue", "number", "replayed", "detail"],
+        "properties": {
+            "queue": {"type": "string"},
+            "number": {"type": "integer"},
+            "replayed": {"type": "boolean"},
+            "detail": {"type": "string"},
+        },
+    }
+    queue = {"name": "queue", "in": "path", "required": True, "schema": {"enum": list(queues)}}
+    number = {
+        "name": "number",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
+    }
+    listed = {
+        "type": "object",
+        "required": ["dead_letters"],
+        "properties": {"dead_letters": {"type": "array", "items": letter}},
+    }
+    replayed = {"type": "object", "properties": {"replayed": {"type": "array", "items": answer}}}
+    purged = {"type": "object", "properties": {"purged": {"type": "integer"}}}
+    return {
+        "/api/dead-letters": {
+            "get": _operation(
+                "Dead letters with reason, task, job and age",
+                {200: listed},
+                (401, 422, 503),
+                [
+                    _query("queue", {"enum": list(queues)}),
+                    _query("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
+                    _query(
+                        "after", {"type": "integer", "minimum": 0, "maximum": 10**11}, "Number of the last one seen"
+                    ),
+                ],
+            )
+        },
+        "/api/dead-letters/{queue}": {
+            "delete": _operation("Purge a queue's dead letters", {200: purged}, (401, 422, 503), [queue])
+        },
+        "/api/dead-letters/{queue}/replay": {
+            "post": _operation("Replay every dead letter of a queue", {202: replayed}, (401, 422, 503), [queue])
+        },
+        "/api/dead-letters/{queue}/{number}": {
+            "get": _operation("A dead letter with its body", {200: letter}, (401, 404, 422, 503), [queue, number]),
+            "delete": _operation("Purge a dead letter", {204: None}, (401, 404, 422, 503), [queue, number]),
+        },
+        "/api/dead-letters/{queue}/{number}/replay": {
+            "post": _operation(
+                "Put what a dead letter is about back through the store",
+                {202: answer},
+                (401, 404, 409, 422, 503),
+                [queue, number],
+            )
+        },
+    }
+
+
 def _tests() -> dict[str, Any]:
     """The test routes."""
     from app.api.test_endpoints import ExecuteHandler
@@ -446,13 +532,13 @@ def _query(name: str, schema: dict[str, Any], description: str = "") -> dict[str
 
 def _operation(
     summary: str,
-    answers: dict[int, dict[str, Any]],
+    answers: Mapping[int, dict[str, Any] | None],
     problems: tuple[int, ...] = (),
     parameters: list[dict[str, Any]] | None = None,
     body: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     responses: dict[str, Any] = {
-        str(status): {"description": summary, "content": {_JSON: {"schema": schema}}}
+        str(status): {"description": summary} | ({} if schema is None else {"content": {_JSON: {"schema": schema}}})
         for status, schema in answers.items()
     }
     responses |= {str(status): _problem(status) for status in problems}
