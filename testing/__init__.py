@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         LoseLeaseAtCheckpoint,
         LoseMessages,
         StopAtPhase,
+        StopAtProgress,
         WorkerCrashed,
     )
     from testing.mock_service_bus import MockServiceBusRepository
@@ -44,6 +45,7 @@ _HOMES = {
     "MockStateManager": "testing.mock_state_manager",
     "ServiceBusEmulator": "testing.emulator",
     "StopAtPhase": "testing.faults",
+    "StopAtProgress": "testing.faults",
     "Workbench": "testing.workbench",
     "WorkerCrashed": "testing.faults",
     "create_test_core_machine": "testing.test_core_machine",
@@ -66,6 +68,7 @@ __all__ = [
     "MockStateManager",
     "ServiceBusEmulator",
     "StopAtPhase",
+    "StopAtProgress",
     "Workbench",
     "WorkerCrashed",
     "create_test_core_machine",

@@ -54,6 +54,15 @@ class StopAtPhase:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StopAtProgress:
+    """The task is asked to stop once it reports at least ``percent`` (reports are throttled; the first is not)."""
+
+    percent: float = 0.0
+    task_type: str | None = None
+    reason: StopReason = StopReason.DRAIN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DuplicateMessages:
     """The first ``first`` messages are delivered twice; all of them by default."""
 
@@ -67,7 +76,15 @@ class LoseMessages:
     first: int = 1
 
 
-Fault = FailAtCheckpoint | CrashAtCheckpoint | LoseLeaseAtCheckpoint | StopAtPhase | DuplicateMessages | LoseMessages
+Fault = (
+    FailAtCheckpoint
+    | CrashAtCheckpoint
+    | LoseLeaseAtCheckpoint
+    | StopAtPhase
+    | StopAtProgress
+    | DuplicateMessages
+    | LoseMessages
+)
 
 
 class FaultyNetwork:
@@ -135,6 +152,12 @@ class FaultyCheckpoints:
     def save_progress(self, claim: Claim, progress: Progress) -> None:
         self._check(claim)
         self._state.save_progress(claim, progress)
+        for fault in self._waiting:
+            match fault:
+                case StopAtProgress(percent=percent) if progress.percent >= percent and _meant(fault, claim):
+                    self._waiting.remove(fault)
+                    self._stops[claim.task_id].request(fault.reason)
+                    return
 
     def _check(self, claim: Claim) -> None:
         if (claim.task_id, claim.attempt) in self.crashed:
@@ -147,12 +170,18 @@ class FaultyCheckpoints:
                     due = fault.number == number
                 case StopAtPhase():
                     due = fault.phase == phase
-                case DuplicateMessages() | LoseMessages():
+                case StopAtProgress() | DuplicateMessages() | LoseMessages():
                     continue
-            if due and fault.task_type in (None, claim.task.task_type):
+            if due and _meant(fault, claim):
                 self._waiting.remove(fault)
                 return fault
         return None
+
+
+def _meant(
+    fault: FailAtCheckpoint | CrashAtCheckpoint | LoseLeaseAtCheckpoint | StopAtPhase | StopAtProgress, claim: Claim
+) -> bool:
+    return fault.task_type in (None, claim.task.task_type)
 
 
 class CrashingExecutor:

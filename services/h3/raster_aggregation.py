@@ -8,10 +8,9 @@ be carried over a kill; pixels along the sides of units are read more than once,
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +26,12 @@ from services.h3.plan import GridPlan
 from services.h3.ports import BatchId, CellStatistics, GridStore, grid_store
 from services.h3.raster_band import Floats, RasterBand, Window, apart
 from services.h3.zonal import ZonalStatistics
+from services.raster.acquire import source_of, tidied
 from services.raster.gdal import gdal_environment
-from services.raster.source import local_path, open_source
+from services.raster.source import Source, open_source
+
+if TYPE_CHECKING:
+    from rasterio.io import DatasetReader
 
 _PIXELS_PER_CELL = 3.0  # with fewer, many cells would hold no pixel's centre
 
@@ -42,7 +45,7 @@ def aggregate(params: AggregateRaster, context: DockerTaskContext) -> dict[str, 
     store = grid_store(context)
     grid = complete_grid(store, params.grid_id)
     check_resolution(grid, params.resolution)
-    with gdal_environment(), open_source(params.source_url) as dataset:
+    with gdal_environment(), tidied(context), _opened(params, context) as (source, dataset):
         band = RasterBand(dataset, params.band)
         if params.categorical and not band.categorical:
             raise PermanentError(
@@ -50,7 +53,7 @@ def aggregate(params: AggregateRaster, context: DockerTaskContext) -> dict[str, 
                 code="NOT_CATEGORICAL",
             )
         assignment = assigned(params, band)
-        name = params.name or default_name(params, assignment)
+        name = params.name or default_name(params, source, assignment)
         if params.replace and not context.checkpoint.should_skip(1):
             store.delete_statistics(grid, name)
         context.checkpoint.save(1, {"name": name})
@@ -71,6 +74,13 @@ def aggregate(params: AggregateRaster, context: DockerTaskContext) -> dict[str, 
     }
 
 
+@contextmanager
+def _opened(params: AggregateRaster, context: DockerTaskContext) -> Iterator[tuple[Source, DatasetReader]]:
+    source = source_of(params.source_url, context)
+    with open_source(source) as dataset:
+        yield source, dataset
+
+
 def assigned(params: AggregateRaster, band: RasterBand) -> Assignment:
     """The assignment with ``auto`` decided by the sizes of cells and pixels."""
     if params.assignment is not Assignment.AUTO:
@@ -81,13 +91,11 @@ def assigned(params: AggregateRaster, band: RasterBand) -> Assignment:
     return Assignment.PIXEL_CENTERS if cell >= _PIXELS_PER_CELL * band.pixel_area() else Assignment.CELL_CENTERS
 
 
-def default_name(params: AggregateRaster, assignment: Assignment) -> str:
+def default_name(params: AggregateRaster, source: Source, assignment: Assignment) -> str:
     """A name that changes with the raster's content (its size and time of change) and with every option."""
-    path = local_path(params.source_url)
-    facts = os.stat(path)
-    options = f"{path}|{facts.st_size}|{facts.st_mtime_ns}|{params.categorical}|{params.weighting}|{assignment}"
+    options = f"{source.address}|{source.version}|{params.categorical}|{params.weighting}|{assignment}"
     short = hashlib.sha256(options.encode()).hexdigest()[:8]
-    return f"{Path(path).stem[:100]}-b{params.band}-r{params.resolution}-{short}"
+    return f"{source.stem[:100]}-b{params.band}-r{params.resolution}-{short}"
 
 
 class _Aggregation:

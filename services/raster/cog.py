@@ -18,7 +18,7 @@ from services.raster.materialise import STATISTICS_TAGS, nodata_to_mask, warp_to
 from services.raster.outputs import part_of, publish, sha256_of
 from services.raster.parameters import RasterType
 from services.raster.profile import Georeferencing, Profile, crs_name, has_own_crs, parsed_crs
-from services.raster.source import open_source
+from services.raster.source import Source, open_source
 from services.raster.watch import Watch
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Cog:
 
 
 def create_cog(
-    source_url: str,
+    source: Source,
     destination: Path,
     *,
     profile: Profile,
@@ -82,7 +82,7 @@ def create_cog(
     owner: str,
     watch: Watch,
 ) -> Cog:
-    """Make the COG of ``source_url`` at ``destination``.
+    """Make the COG of ``source`` at ``destination``.
 
     The CRS is kept, and with a lossless codec every pixel, unless ``target_crs`` differs or ground control points alone
     place the raster. Call it inside :func:`services.raster.gdal.gdal_environment`.
@@ -91,12 +91,12 @@ def create_cog(
         RasterError: when it cannot be made or does not pass its check; nothing is left under the final name.
         StopRequested: when the task was asked to stop.
     """
-    with open_source(source_url) as source, part_of(destination, owner) as part:
+    with open_source(source) as opened, part_of(destination, owner) as part:
         target = _crs_to_warp_to(profile, target_crs)
-        with _encodable(source, profile, options, target=target, part=part, watch=watch) as encodable:
+        with _encodable(opened, profile, options, target=target, part=part, watch=watch) as encodable:
             _encode(encodable, part, options, watch)
         unchanged = target is None and options.lossless
-        check = check_cog(part, watch, source=source if unchanged else None)
+        check = check_cog(part, watch, source=opened if unchanged else None)
         facts = _facts(part)
         publish(part, destination)
     return Cog(

@@ -42,6 +42,8 @@ def gdal_options(cache_bytes: int = 64 * MIB) -> dict[str, Any]:
         "GDAL_TIFF_INTERNAL_MASK": "YES",
         "GDAL_ERROR_ON_LIBJPEG_WARNING": "YES",
         "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": "{none}",
+        "GDAL_VRT_ENABLE_PYTHON": "NO",
+        "GDAL_VRT_RAWRASTERBAND_ALLOWED_SOURCE": "SIBLING_OR_CHILD_OF_VRT_PATH",
     }
 
 

@@ -1,4 +1,8 @@
-"""Where outputs go, and how a file appears under its final name only when it is whole."""
+"""Where outputs go, and how a file appears under its final name only when it is whole.
+
+Files are always made in a directory: :func:`part_of` and :func:`publish` give each its name there. When the destination
+is no directory, that one is the task's own, and :meth:`Outputs.deliver` sends finished files on.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,19 +19,32 @@ from pathlib import Path
 
 from core.docker_context import DockerTaskContext
 from core.errors import TransientError
+from core.storage import Destination, storage_of
 from services.raster.errors import Code, RasterError
 from services.raster.source import local_path
+from services.raster.watch import StopRequested
 
+CONTENT_TYPES = {
+    ".tif": "image/tiff; application=geotiff; profile=cloud-optimized",
+    ".json": "application/json",
+    ".geojson": "application/geo+json",
+    ".png": "image/png",
+    ".vrt": "application/xml",
+}
 _CHUNK = 1 << 20
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """The files of one raster, side by side in a directory of the job's own."""
+    """The files of one raster, side by side in a directory of the job's own.
+
+    ``destination`` is where finished files are sent on to; None: ``directory`` is their final place.
+    """
 
     directory: Path
     stem: str
+    destination: Destination | None = None
 
     @property
     def cog(self) -> Path:
@@ -43,24 +61,85 @@ class Outputs:
         """The thumbnail."""
         return self.directory / f"{self.stem}.png"
 
+    def address_of(self, file: Path) -> str:
+        """Where readers find ``file`` of ``directory`` or below: its path, or its URL in the destination."""
+        if self.destination is None:
+            return str(file)
+        return self.destination.address_of(file.relative_to(self.directory).as_posix())
 
-def outputs_for(source_url: str, output_dir: str | None, context: DockerTaskContext) -> Outputs:
+    def deliver(self, file: Path, context: DockerTaskContext, *, sha256: str | None = None) -> str:
+        """Send a finished file to the destination; returns :meth:`address_of`. Nothing is sent twice.
+
+        Raises:
+            StorageRefused: when the destination may not be written.
+            TransientError: when it cannot be written now.
+            StopRequested: when the task was asked to stop meanwhile.
+        """
+        if self.destination is not None:
+
+            def watch(done: int, total: int | None) -> None:  # noqa: ARG001 - the port's signature
+                if context.should_stop():
+                    raise StopRequested
+
+            self.destination.put(
+                file,
+                file.relative_to(self.directory).as_posix(),
+                content_type=CONTENT_TYPES.get(file.suffix, "application/octet-stream"),
+                sha256=sha256 or sha256_of(file),
+                watch=watch,
+            )
+        return self.address_of(file)
+
+    def forget_staged(self) -> None:
+        """Remove the files here once they are delivered; those whose final place is here stay."""
+        if self.destination is not None:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def outputs_for(stem: str, output_dir: str | None, context: DockerTaskContext) -> Outputs:
     """``<output_dir>/<first 16 digits of the job id>/<stem>`` with ``.tif``, ``.json``, ``.png``; makes the directory.
 
-    Without ``output_dir`` the worker's (``services["output_dir"]``), else the task's work directory.
+    Without ``output_dir`` the worker's own (``services["output_address"]``, ``services["output_dir"]``), else the
+    task's work directory.
 
     Raises:
         RasterError: OUTPUT_NOT_A_DIRECTORY or OUTPUT_NOT_WRITABLE.
+        StorageRefused: OUTPUT_NOT_ALLOWED.
     """
-    root = output_dir or context.services.get("output_dir") or context.work_dir
-    directory = Path(root).absolute() / _job_directory(context.job_id)
+    storage, job = storage_of(context), _job_directory(context.job_id)
+    address = output_dir or context.services.get("output_address")
+    if address is not None and storage.is_remote(address):
+        destination = storage.destination(f"{address.rstrip('/')}/{job}", field="output_dir")
+        return _staged(stem, destination, context)
+    if output_dir is not None:
+        directory = storage.writable(local_path(output_dir, field="output_dir"), field="output_dir") / job
+    else:
+        directory = Path(context.services.get("output_dir") or context.work_dir).absolute() / job
     _make_writable(directory)
-    return Outputs(directory, stem_of(source_url))
+    return Outputs(directory, stem)
 
 
-def stem_of(source_url: str) -> str:
-    """The source's file name without its ending, safe in URLs and on every file system."""
-    name = unicodedata.normalize("NFC", local_path(source_url).stem)
+def outputs_beside(address: str, path: Path, context: DockerTaskContext) -> Outputs:
+    """What goes beside a file at ``address``, which is here as ``path``.
+
+    Raises:
+        StorageRefused: OUTPUT_NOT_ALLOWED.
+    """
+    storage = storage_of(context)
+    if storage.is_remote(address):
+        return _staged(path.stem, storage.destination(address.rpartition("/")[0], field="cog_path"), context)
+    return Outputs(storage.writable(path.parent, field="cog_path"), path.stem)
+
+
+def _staged(stem: str, destination: Destination, context: DockerTaskContext) -> Outputs:
+    directory = context.work_dir / "outputs"
+    _make_writable(directory)
+    return Outputs(directory, stem, destination)
+
+
+def safe_stem(name: str) -> str:
+    """A file name without its ending, safe in URLs and on every file system."""
+    name = unicodedata.normalize("NFC", Path(name).stem)
     safe = re.sub(r"[^\w.-]+", "_", name).strip("._")[:100]
     return safe or "raster"
 

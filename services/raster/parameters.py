@@ -124,6 +124,15 @@ OutputDirectory = Annotated[
         examples=["/mounts/etl-temp/outputs"],
     ),
 ]
+Subdataset = Annotated[
+    str | None,
+    Field(
+        min_length=1,
+        max_length=1024,
+        description="Variable of a netCDF or HDF5 file. Not needed when it has only one that is a raster.",
+        examples=["temperature"],
+    ),
+]
 CrsText = Annotated[str, Field(min_length=1, max_length=20_000), AfterValidator(known_crs)]
 InputCrs = Annotated[
     CrsText | None,
@@ -141,6 +150,7 @@ class ReadParameters(JobParameters):
     """What every raster handler needs to read its source."""
 
     source_url: SourceUrl
+    subdataset: Subdataset = None
     input_crs: InputCrs = None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -33,8 +34,45 @@ _OTHER_FORMATS = (
 )
 
 
-def local_path(source_url: str) -> Path:
-    """The path that ``source_url`` names.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A raster to be read, as one file of this machine; cheap to pass on and to open again in other threads.
+
+    Args:
+        address: what the parameters named, without secrets; results show it.
+        path: the file that is opened.
+        name: the file name that outputs and messages go by.
+        version: changes when the content behind ``address`` does.
+        driver: the one GDAL driver that may open it; None: the one of ``SOURCE_FORMATS`` that its first bytes name.
+        file_bytes: bytes of pixels on disk, when the file at ``path`` is not all there is (a checked VRT).
+    """
+
+    address: str
+    path: Path
+    name: str
+    version: str
+    driver: str | None = None
+    file_bytes: int | None = None
+
+    @classmethod
+    def of_file(cls, path: Path) -> Source:
+        """A plain file of this machine."""
+        facts = path.stat()
+        return cls(address=str(path), path=path, name=path.name, version=f"{facts.st_size}|{facts.st_mtime_ns}")
+
+    @property
+    def stem(self) -> str:
+        """``name`` without its ending."""
+        return Path(self.name).stem
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return self.path.stat().st_size if self.file_bytes is None else self.file_bytes
+
+
+def local_path(source_url: str, *, field: str = "source_url") -> Path:
+    """The path that ``source_url``, the value of the parameter ``field``, names.
 
     Raises:
         RasterError: SOURCE_NOT_SUPPORTED when it is no local path.
@@ -43,19 +81,19 @@ def local_path(source_url: str) -> Path:
         parts = urlsplit(source_url)
         if parts.netloc not in {"", "localhost"}:
             raise RasterError(
-                Code.SOURCE_NOT_SUPPORTED, f"source_url: file URLs must not name a host, got {parts.netloc!r}"
+                Code.SOURCE_NOT_SUPPORTED, f"{field}: file URLs must not name a host, got {parts.netloc!r}"
             )
         return Path(unquote(parts.path))
     if "://" in source_url:
         scheme = source_url.partition("://")[0]
         raise RasterError(
             Code.SOURCE_NOT_SUPPORTED,
-            f"source_url: {scheme}:// sources are not read by this worker; give the path of a mounted file",
+            f"{field}: {scheme}:// sources are not read by this worker; give the path of a mounted file",
             scheme=scheme,
         )
     if source_url.startswith("/vsi"):
         raise RasterError(
-            Code.SOURCE_NOT_SUPPORTED, "source_url: GDAL's virtual file systems (/vsi…) are closed; give a plain path"
+            Code.SOURCE_NOT_SUPPORTED, f"{field}: GDAL's virtual file systems (/vsi…) are closed; give a plain path"
         )
     return Path(source_url).absolute()
 
@@ -85,8 +123,8 @@ def readable_file(path: Path) -> int:
 
 
 @contextmanager
-def open_source(source_url: str) -> Iterator[DatasetReader]:
-    """The raster behind ``source_url``, opened with the one driver of ``SOURCE_FORMATS`` that its first bytes name.
+def open_source(source: Source) -> Iterator[DatasetReader]:
+    """The raster of ``source``, opened with the one driver that may open it.
 
     Call it inside :func:`services.raster.gdal.gdal_environment`. The header's claims are bounded before
     any pixel is read.
@@ -96,24 +134,29 @@ def open_source(source_url: str) -> Iterator[DatasetReader]:
     """
     import rasterio
 
-    path = local_path(source_url)
+    path, name = source.path, source.name
     size = readable_file(path)
-    head = _first_bytes(path)
-    driver = driver_for(head)
+    head = first_bytes(path)
+    driver = source.driver or driver_for(head)
     if driver is None:
-        raise _not_taken(path, head)
+        raise not_taken(name, head)
     with judged_here(), gdal_messages() as messages:
         try:
             dataset = rasterio.open(path, driver=driver)
         except gdal_errors() as error:
-            raise _why_not_opened(path, head, driver, size, str(error)) from error
+            raise _why_not_opened(name, head, driver, size, str(error)) from error
         with dataset:
-            _refuse_lost_directory_entries(path, messages)
-            _check_claims(dataset, path, size)
+            _refuse_lost_directory_entries(name, messages)
+            check_claims(dataset, name, source.size)
             yield dataset
 
 
-def _first_bytes(path: Path) -> bytes:
+def first_bytes(path: Path) -> bytes:
+    """The first KiB, by which formats are told apart.
+
+    Raises:
+        RasterError: FILE_NOT_READABLE.
+    """
     try:
         with path.open("rb") as file:
             return file.read(1024)
@@ -121,60 +164,75 @@ def _first_bytes(path: Path) -> bytes:
         raise RasterError(Code.FILE_NOT_READABLE, f"source_url: {path} cannot be read: {error.strerror}") from error
 
 
-def _not_taken(path: Path, head: bytes) -> RasterError:
+def not_taken(name: str, head: bytes) -> RasterError:
+    """Why a file that begins with ``head`` is not opened."""
     read = f"formats that are read: {', '.join(SOURCE_FORMATS)}"
     if b"<VRTDataset" in head or b"<OGRVRTDataSource" in head:
         return RasterError(
             Code.FORMAT_NOT_ALLOWED,
-            f"{path.name} is a GDAL VRT, which can name any other file; give the rasters themselves",
+            f"{name} is a GDAL VRT, which can name any other file; give the rasters themselves",
         )
-    for magic, name in _OTHER_FORMATS:
+    for magic, kind in _OTHER_FORMATS:
         if head.startswith(magic):
-            return RasterError(Code.FORMAT_NOT_ALLOWED, f"{path.name} is {name}; {read}")
-    return RasterError(Code.NOT_A_RASTER, f"{path.name} is not a raster; {read}")
+            return RasterError(Code.FORMAT_NOT_ALLOWED, f"{name} is {kind}; {read}")
+    return RasterError(Code.NOT_A_RASTER, f"{name} is not a raster; {read}")
 
 
-def _why_not_opened(path: Path, head: bytes, driver: str, size: int, reason: str) -> RasterError:
+def _why_not_opened(name: str, head: bytes, driver: str, size: int, reason: str) -> RasterError:
     if driver == "GTiff":
         offset = first_directory_offset(head)
         if offset is None or offset >= size:
             return RasterError(
-                Code.TRUNCATED, f"{path.name} is cut short: its TIFF directory lies beyond its end ({size} bytes)"
+                Code.TRUNCATED, f"{name} is cut short: its TIFF directory lies beyond its end ({size} bytes)"
             )
-    return RasterError(Code.CORRUPT_DATA, f"{path.name} begins as {driver} but cannot be opened: {reason}")
+    return RasterError(Code.CORRUPT_DATA, f"{name} begins as {driver} but cannot be opened: {reason}")
 
 
 _LOST_ENTRY = ("tag ignored", "IO error during reading", "Cannot read TIFF directory", "Can not read TIFF directory")
 
 
-def _refuse_lost_directory_entries(path: Path, messages: list[str]) -> None:
+def _refuse_lost_directory_entries(name: str, messages: list[str]) -> None:
     for message in messages:
         if any(sign in message for sign in _LOST_ENTRY):
             raise RasterError(
                 Code.CORRUPT_DATA,
-                f"{path.name} has lost part of its description (tags, georeferencing or nodata): {message}",
+                f"{name} has lost part of its description (tags, georeferencing or nodata): {message}",
             )
 
 
-def _check_claims(dataset: DatasetReader, path: Path, size: int) -> None:
+def declared_bytes(dataset: DatasetReader) -> int:
+    """Bytes of all pixels of all bands, uncompressed."""
+    return int(dataset.width) * int(dataset.height) * sum(_itemsizes(dataset))
+
+
+def _itemsizes(dataset: DatasetReader) -> list[int]:
     import numpy as np
 
+    return [8 if "complex" in dtype else np.dtype(dtype).itemsize for dtype in dataset.dtypes]
+
+
+def check_claims(dataset: DatasetReader, name: str, size: int) -> None:
+    """Refuse a raster that declares more than can be processed, or more than ``size`` bytes can honestly hold.
+
+    Raises:
+        RasterError: NO_BANDS or DECLARED_SIZE_TOO_LARGE.
+    """
     if dataset.count == 0:
-        raise RasterError(Code.NO_BANDS, f"{path.name} has no raster band", subdatasets=len(dataset.subdatasets))
-    itemsizes = [8 if "complex" in dtype else np.dtype(dtype).itemsize for dtype in dataset.dtypes]
-    declared = dataset.width * dataset.height * sum(itemsizes)
+        raise RasterError(Code.NO_BANDS, f"{name} has no raster band", subdatasets=len(dataset.subdatasets))
+    itemsizes = _itemsizes(dataset)
+    declared = declared_bytes(dataset)
     shape = f"{dataset.width} x {dataset.height} x {dataset.count}"
     if declared > MAX_DECLARED_BYTES:
         raise RasterError(
             Code.DECLARED_SIZE_TOO_LARGE,
-            f"{path.name} declares {shape} = {declared / 2**30:.0f} GiB; "
+            f"{name} declares {shape} = {declared / 2**30:.0f} GiB; "
             f"at most {MAX_DECLARED_BYTES / 2**30:.0f} GiB are taken",
             declared_bytes=declared,
         )
     if declared > _EXPANSION_MATTERS_ABOVE and declared > size * MAX_EXPANSION:
         raise RasterError(
             Code.DECLARED_SIZE_TOO_LARGE,
-            f"{path.name} declares {shape} = {declared / 2**30:.0f} GiB in {size} bytes; "
+            f"{name} declares {shape} = {declared / 2**30:.0f} GiB in {size} bytes; "
             f"at most {MAX_EXPANSION} times the size on disk are taken",
             declared_bytes=declared,
         )
@@ -182,7 +240,6 @@ def _check_claims(dataset: DatasetReader, path: Path, size: int) -> None:
     if block > MAX_BLOCK_BYTES:
         raise RasterError(
             Code.DECLARED_SIZE_TOO_LARGE,
-            f"{path.name} has blocks of {block / 2**30:.1f} GiB; "
-            f"at most {MAX_BLOCK_BYTES / 2**30:.0f} GiB can be decoded",
+            f"{name} has blocks of {block / 2**30:.1f} GiB; at most {MAX_BLOCK_BYTES / 2**30:.0f} GiB can be decoded",
             block_bytes=block,
         )

@@ -35,6 +35,7 @@ def build_item(
     cog: DatasetReader,
     *,
     path: Path,
+    name: str,
     size: int,
     sha256: str,
     profile: Profile,
@@ -45,7 +46,7 @@ def build_item(
     thumbnail: Path,
     created: datetime,
 ) -> dict[str, Any]:
-    """The item of the COG at ``path`` as JSON-ready data.
+    """The item of the COG at ``path``, which readers find as ``name``, as JSON-ready data.
 
     ``footprint`` is None for a raster that is not on Earth: the item then has a null geometry and no bbox, as the
     specification asks. Links to assets are relative: the item lies beside them.
@@ -72,7 +73,7 @@ def build_item(
         "links": [],
         "assets": {
             "data": {
-                "href": f"./{path.name}",
+                "href": f"./{name}",
                 "type": COG_MEDIA_TYPE,
                 "title": "Cloud Optimized GeoTIFF",
                 "roles": ["data"],

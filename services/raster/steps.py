@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from core.docker_context import DockerTaskContext
+from services.raster.acquire import source_of, tidied
 from services.raster.cog import Cog, create_cog, passes
 from services.raster.cog_options import options_for
 from services.raster.footprint import footprint
 from services.raster.gdal import gdal_environment
-from services.raster.outputs import Outputs, outputs_for, publish_bytes, sha256_of
+from services.raster.outputs import Outputs, outputs_beside, outputs_for, publish_bytes, safe_stem, sha256_of
 from services.raster.parameters import (
     CreateCog,
     CreateStacItem,
@@ -23,7 +24,7 @@ from services.raster.parameters import (
     ValidateRaster,
 )
 from services.raster.profile import read_profile
-from services.raster.source import local_path, open_source
+from services.raster.source import Source, open_source
 from services.raster.stac import build_item
 from services.raster.thumbnail import render
 from services.raster.validation import Validation, validate
@@ -32,25 +33,36 @@ from services.raster.watch import StopRequested, Watch
 
 def run_validation(params: ValidateRaster, context: DockerTaskContext) -> dict[str, Any]:
     """``validate_raster``: the facts of a raster, or a refusal."""
-    with gdal_environment():
-        validation = validate(params.source_url, input_crs=params.input_crs)
+    with gdal_environment(), tidied(context):
+        source = source_of(params.source_url, context, subdataset=params.subdataset)
+        validation = validate(source, input_crs=params.input_crs)
     context.report_progress(100, f"valid: {validation.detection.detected_type.value}")
     return {"success": True, **validation.as_dict()}
 
 
 def run_cog(params: CreateCog, context: DockerTaskContext) -> dict[str, Any]:
     """``create_cog``: the COG's facts, or a refusal."""
-    with gdal_environment():
-        validation = validate(params.source_url, input_crs=params.input_crs)
-        try:
-            cog = make_cog(params, context, validation)
-        except StopRequested:
-            return context.interrupted()
+    try:
+        with gdal_environment(), tidied(context):
+            source = source_of(params.source_url, context, subdataset=params.subdataset)
+            validation = validate(source, input_crs=params.input_crs)
+            outputs = outputs_for(safe_stem(source.name), params.output_dir, context)
+            cog = make_cog(params, context, source, validation, outputs)
+            address = outputs.deliver(cog.path, context, sha256=cog.sha256)
+            outputs.forget_staged()
+    except StopRequested:
+        return context.interrupted()
     context.report_progress(100, f"{cog.path.name}: {cog.size} bytes")
-    return {"success": True, **cog.as_dict()}
+    return {"success": True, **cog.as_dict(), "path": address}
 
 
-def make_cog(params: CreateCog | ProcessRaster, context: DockerTaskContext, validation: Validation) -> Cog:
+def make_cog(
+    params: CreateCog | ProcessRaster,
+    context: DockerTaskContext,
+    source: Source,
+    validation: Validation,
+    outputs: Outputs,
+) -> Cog:
     """The COG of a validated raster, at its place among the outputs.
 
     Raises:
@@ -62,8 +74,8 @@ def make_cog(params: CreateCog | ProcessRaster, context: DockerTaskContext, vali
     options = options_for(params, profile, raster_type)
     total = profile.width * profile.height * passes(profile, options, params.target_crs)
     return create_cog(
-        params.source_url,
-        outputs_for(params.source_url, params.output_dir, context).cog,
+        source,
+        outputs.cog,
         profile=profile,
         options=options,
         raster_type=raster_type,
@@ -75,22 +87,43 @@ def make_cog(params: CreateCog | ProcessRaster, context: DockerTaskContext, vali
 
 def run_stac(params: CreateStacItem, context: DockerTaskContext) -> dict[str, Any]:
     """``create_stac_item``: the item's facts, or a refusal."""
-    path = local_path(params.cog_path)
-    with gdal_environment():
-        raster_type = params.raster_type or validate(params.cog_path).detection.detected_type
-        described = describe(path, raster_type, params, context)
+    try:
+        with gdal_environment(), tidied(context):
+            cog = source_of(params.cog_path, context, field="cog_path")
+            outputs = outputs_beside(cog.address, cog.path.with_name(cog.name), context)
+            raster_type = params.raster_type or validate(cog).detection.detected_type
+            described = describe(cog, raster_type, params, outputs, context)
+            for file in (outputs.thumbnail, outputs.item):
+                outputs.deliver(file, context)
+    except StopRequested:
+        return context.interrupted()
+    outputs.forget_staged()
+    described = with_addresses(described, outputs)
+    described["cog"]["path"] = cog.address
     context.report_progress(100, f"{described['stac']['path']}")
     return {"success": True, **described}
 
 
-def describe(path: Path, raster_type: RasterType, params: ItemParameters, context: DockerTaskContext) -> dict[str, Any]:
-    """Write the STAC item and the thumbnail beside the COG at ``path``; what was written, as JSON-ready data.
+def with_addresses(described: dict[str, Any], outputs: Outputs) -> dict[str, Any]:
+    """``described`` with the addresses that its files have for readers, instead of paths of this machine."""
+    return {
+        part: {**facts, "path": outputs.address_of(Path(facts["path"]))}
+        if Path(facts["path"]).is_relative_to(outputs.directory)
+        else dict(facts)
+        for part, facts in described.items()
+    }
+
+
+def describe(
+    source: Source, raster_type: RasterType, params: ItemParameters, outputs: Outputs, context: DockerTaskContext
+) -> dict[str, Any]:
+    """Write the STAC item and the thumbnail of the COG ``source`` to ``outputs``; what was written, as JSON-ready data.
 
     Raises:
         RasterError: when the COG cannot be read, placed on Earth or described.
     """
-    outputs = Outputs(path.parent, path.stem)
-    with open_source(str(path)) as cog:
+    path = source.path
+    with open_source(source) as cog:
         profile = read_profile(cog, input_crs=None, file_bytes=path.stat().st_size)
         size, digest = path.stat().st_size, sha256_of(path)
         picture = render(cog, raster_type)
@@ -98,12 +131,13 @@ def describe(path: Path, raster_type: RasterType, params: ItemParameters, contex
         item = build_item(
             cog,
             path=path,
+            name=source.name,
             size=size,
             sha256=digest,
             profile=profile,
             footprint=footprint(profile),
             raster_type=raster_type,
-            item_id=params.item_id or path.stem,
+            item_id=params.item_id or source.stem,
             acquired=params.acquired,
             thumbnail=outputs.thumbnail,
             created=datetime.now(UTC).replace(microsecond=0),

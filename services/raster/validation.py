@@ -12,7 +12,7 @@ from services.raster.findings import Finding, find
 from services.raster.gdal import gdal_errors, gdal_messages
 from services.raster.profile import Profile, as_json_number, crs_name, has_own_crs, read_profile
 from services.raster.raster_type import Detection, detect
-from services.raster.source import local_path, open_source
+from services.raster.source import Source, open_source
 from services.raster.statistics import Accumulator, BandStatistics, sample_windows, valid_mask
 from services.raster.tiff_layout import blocks_beyond_end
 
@@ -70,24 +70,27 @@ class Validation:
         }
 
 
-def validate(source_url: str, *, input_crs: str | None = None) -> Validation:
-    """Inspect the raster at ``source_url``, reading at most about four million pixels of it.
+def validate(source: Source, *, input_crs: str | None = None) -> Validation:
+    """Inspect the raster ``source``, reading at most about four million pixels of it.
 
     Call it inside :func:`services.raster.gdal.gdal_environment`.
 
     Raises:
         RasterError: with the code that says why the raster cannot be processed.
     """
-    path = local_path(source_url)
-    with open_source(source_url) as dataset:
-        file_bytes = path.stat().st_size
-        refuse_truncated(dataset, file_bytes, path.name)
+    with open_source(source) as dataset:
+        file_bytes = source.size
+        refuse_truncated(dataset, file_bytes, source.name)
         profile = read_profile(dataset, input_crs=input_crs, file_bytes=file_bytes)
-        statistics, smoothness = _sampled(dataset, path.name)
-        detection = detect(profile, statistics, name=path.stem, smoothness=smoothness)
-        warnings = find(profile, statistics, path=path, input_crs=input_crs, own_crs=has_own_crs(dataset))
+        statistics, smoothness = _sampled(dataset, source.name)
+        detection = detect(profile, statistics, name=source.stem, smoothness=smoothness)
+        warnings = find(profile, statistics, path=source.path, input_crs=input_crs, own_crs=has_own_crs(dataset))
     return Validation(
-        source_url=source_url, profile=profile, statistics=statistics, detection=detection, warnings=tuple(warnings)
+        source_url=source.address,
+        profile=profile,
+        statistics=statistics,
+        detection=detection,
+        warnings=tuple(warnings),
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning
 
+from core.errors import PermanentError
 from services.raster import sample_raster
 from services.raster.errors import RasterError
 from services.raster.gdal import gdal_environment
@@ -28,8 +28,8 @@ def validate(path: object, tmp_path: Path, **parameters: Any) -> dict[str, Any]:
     return run_validation(ValidateRaster(source_url=str(path), **parameters), context)
 
 
-def refusal(path: object, tmp_path: Path, **parameters: Any) -> RasterError:
-    with pytest.raises(RasterError) as caught:
+def refusal(path: object, tmp_path: Path, **parameters: Any) -> PermanentError:
+    with pytest.raises(PermanentError) as caught:
         validate(path, tmp_path, **parameters)
     assert caught.value.code
     assert len(str(caught.value)) < 1000
@@ -79,7 +79,7 @@ def test_a_path_longer_than_the_file_system_allows(tmp_path: Path) -> None:
         (b"II*\0\x08\0\0\0" + bytes(100), "CORRUPT_DATA"),
         (b"\x89PNG\r\n\x1a\n" + bytes(50), "CORRUPT_DATA"),
         (b"\xff\xd8\xff\xe0" + bytes(50), "CORRUPT_DATA"),
-        (b"\x89HDF\r\n\x1a\n" + bytes(50), "FORMAT_NOT_ALLOWED"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(50), "CORRUPT_DATA"),
         (b"\x1f\x8b\x08" + bytes(50), "FORMAT_NOT_ALLOWED"),
     ],
 )
@@ -102,20 +102,13 @@ def test_a_vrt_must_not_reach_another_file(tmp_path: Path) -> None:
         <SourceFilename>{sample_raster()}</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand>
         </VRTDataset>"""
     )
-    assert refusal(path, tmp_path).code == "FORMAT_NOT_ALLOWED"
+    assert refusal(path, tmp_path).code == "VRT_REFUSED"
 
 
 def test_a_vrt_hidden_in_a_tiff_header_is_read_as_a_tiff(tmp_path: Path) -> None:
     path = tmp_path / "polyglot.tif"
     path.write_bytes(b'II*\0\xff\xff\xff\x7f<VRTDataset rasterXSize="1" rasterYSize="1"></VRTDataset>')
     assert refusal(path, tmp_path).code == "TRUNCATED"
-
-
-def test_a_zip_is_not_opened(tmp_path: Path) -> None:
-    path = tmp_path / "scene.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.write(RASTERS / "opengeos__dtm.tif", "dtm.tif")
-    assert refusal(path, tmp_path).code == "FORMAT_NOT_ALLOWED"
 
 
 def test_files_beside_the_raster_are_not_read_but_named(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from services.raster.errors import RasterError
 from services.raster.footprint import Footprint, footprint
 from services.raster.gdal import gdal_environment
 from services.raster.profile import Georeferencing, Profile, parsed_crs
+from services.raster.source import Source
 from services.raster.validation import validate
 from tests.raster_support import RASTERS
 
@@ -67,7 +68,7 @@ def assert_follows_rfc_7946(found: Footprint) -> None:
 
 def of_file(name: str) -> Footprint | None:
     with gdal_environment():
-        return footprint(validate(str(RASTERS / name)).profile)
+        return footprint(validate(Source.of_file(RASTERS / name)).profile)
 
 
 def test_a_raster_in_degrees_is_its_own_box() -> None:

@@ -1,0 +1,174 @@
+"""GDAL VRTs: taken when everything they name is a plain raster in their own directory or in one that the settings name.
+
+A VRT is text that names other files, and GDAL would open whatever it names, so that it is never opened as it came: it
+is parsed without entities, every element must be known, every file is checked, and GDAL opens a rewritten copy.
+Source: https://gdal.org/en/stable/drivers/raster/vrt.html
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+from core.errors import InvalidInput, PermanentError
+from core.storage import Storage
+from services.raster.errors import Code, RasterError
+from services.raster.gdal import MIB, driver_for
+from services.raster.parameters import known_crs
+from services.raster.source import Source, first_bytes, open_source, readable_file
+from services.raster.validation import refuse_truncated
+
+MAX_XML_BYTES = 16 * MIB
+MAX_FILES = 5_000
+
+_MOSAIC = frozenset({"VRTDataset", "VRTRasterBand", "MaskBand", "SimpleSource", "ComplexSource", "AveragedSource"})
+_DESCRIPTION = frozenset(
+    {"Metadata", "MDI", "ColorTable", "Entry", "CategoryNames", "Category", "GCPList", "GCP", "Histograms", "HistItem"}
+)
+_OF_DATASET = frozenset({"SRS", "GeoTransform"})
+_OF_BAND = frozenset(
+    {
+        "Description",
+        "NoDataValue",
+        "HideNoDataValue",
+        "ColorInterp",
+        "UnitType",
+        "Offset",
+        "Scale",
+        "BlockXSize",
+        "BlockYSize",
+    }
+)
+_OF_SOURCE = frozenset(
+    {
+        "SourceFilename",
+        "SourceBand",
+        "SrcRect",
+        "DstRect",
+        "NODATA",
+        "ScaleOffset",
+        "ScaleRatio",
+        "LUT",
+        "ColorTableComponent",
+        "UseMaskBand",
+    }
+)
+_OF_HISTOGRAM = frozenset({"HistMin", "HistMax", "BucketCount", "IncludeOutOfRange", "Approximate", "HistCounts"})
+_VALUES = _OF_DATASET | _OF_BAND | _OF_SOURCE | _OF_HISTOGRAM
+_KNOWN = _MOSAIC | _DESCRIPTION | _VALUES
+_DROPPED = frozenset({"SourceProperties", "OverviewList"})
+_OTHER_NAMESPACE = re.compile(r"^[A-Za-z][A-Za-z0-9_+.-]*:|^/vsi|^<|://")
+_EMBEDDED = (b"<VRTDataset", b"<OGRVRT", b"<GDAL")
+
+
+def is_vrt(head: bytes) -> bool:
+    """Whether a file that begins with ``head`` is meant to be a VRT."""
+    return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") and b"<VRTDataset" in head
+
+
+def rewritten(source: Source, directory: Path, storage: Storage) -> Source:
+    """A copy of the VRT ``source`` in ``directory`` that names nothing but checked rasters, by absolute path.
+
+    Raises:
+        RasterError: VRT_REFUSED, saying which part of it is not taken; or why one of its rasters is not.
+    """
+    tree = _parsed(source)
+    _refuse_unknown(tree, source)
+    for name in ("SRS", "GCPList"):
+        _check_crs(tree, name, source)
+    files: dict[Path, int] = {}
+    for element in tree.iter("SourceFilename"):
+        path = _checked_file(element, source, storage)
+        if path not in files:
+            if len(files) == MAX_FILES:
+                raise _refused(source, f"names more than {MAX_FILES} files")
+            files[path] = _checked_raster(path, source)
+        element.text = str(path)
+        element.attrib.clear()
+        element.set("relativeToVRT", "0")
+        element.set("shared", "0")
+    directory.mkdir(parents=True, exist_ok=True)
+    target = directory / "source.vrt"
+    ElementTree.ElementTree(tree).write(target, encoding="utf-8")
+    return replace(source, path=target, driver="VRT", file_bytes=max(1, sum(files.values())))
+
+
+def _refused(source: Source, why: str) -> RasterError:
+    return RasterError(Code.VRT_REFUSED, f"source_url: the VRT {source.name} {why}")
+
+
+def _parsed(source: Source) -> ElementTree.Element:
+    from defusedxml import DefusedXmlException
+    from defusedxml.ElementTree import fromstring
+
+    size = source.path.stat().st_size
+    if size > MAX_XML_BYTES:
+        raise _refused(source, f"has {size} bytes; at most {MAX_XML_BYTES} are read")
+    try:
+        tree: ElementTree.Element = fromstring(source.path.read_bytes(), forbid_dtd=True)
+    except DefusedXmlException as error:
+        raise _refused(source, f"declares a document type or entities, which are not read ({error!r})") from error
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        raise _refused(source, f"is no well-formed XML: {error}") from error
+    if tree.tag != "VRTDataset":
+        raise _refused(source, f"begins with <{tree.tag}>, not <VRTDataset>")
+    return tree
+
+
+def _refuse_unknown(tree: ElementTree.Element, source: Source) -> None:
+    for parent in tree.iter():
+        if parent.tag in _VALUES and len(parent):
+            raise _refused(source, f"has elements within <{parent.tag}>, where only text belongs")
+        if "subClass" in parent.attrib:
+            raise _refused(
+                source, f"has a <{parent.tag}> of subclass {parent.get('subClass')!r}; only plain mosaics are taken"
+            )
+        for child in list(parent):
+            if child.tag in _DROPPED:
+                parent.remove(child)
+            elif child.tag not in _KNOWN:
+                raise _refused(source, f"has a <{child.tag}>, which is not taken; only plain mosaics are")
+
+
+def _check_crs(tree: ElementTree.Element, name: str, source: Source) -> None:
+    for element in tree.iter(name):
+        text = element.get("Projection") if name == "GCPList" else element.text
+        if text and text.strip():
+            try:
+                known_crs(text)
+            except ValueError as error:
+                raise RasterError(Code.CRS_INVALID, f"source_url: the VRT {source.name}: {error}") from error
+
+
+def _checked_file(element: ElementTree.Element, source: Source, storage: Storage) -> Path:
+    name = (element.text or "").strip()
+    if not name or "\0" in name or _OTHER_NAMESPACE.search(name):
+        raise _refused(source, f"names {name[:100]!r}, which is no plain file")
+    home = source.path.parent
+    path = Path(os.path.realpath(home / name if element.get("relativeToVRT") == "1" else Path(name)))
+    if not (path.is_relative_to(os.path.realpath(home)) or storage.listed(path)):
+        raise _refused(
+            source,
+            f"names {name[:100]!r}, outside its own directory; files elsewhere are taken only below a directory of "
+            "SOURCE_ALLOWED_ROOTS",
+        )
+    return storage.readable(path, field="source_url")
+
+
+def _checked_raster(path: Path, source: Source) -> int:
+    try:
+        size = readable_file(path)
+        head = first_bytes(path)
+        if driver_for(head) is None or any(sign in head for sign in _EMBEDDED):
+            raise _refused(source, f"names {path.name}, which is in none of the formats that are read")
+        with open_source(Source.of_file(path)) as dataset:
+            refuse_truncated(dataset, size, path.name)
+    except (PermanentError, InvalidInput) as error:
+        code = getattr(error, "code", None)
+        if code == Code.VRT_REFUSED:
+            raise
+        raise RasterError(Code.VRT_REFUSED, f"source_url: the VRT {source.name} names a bad file: {error}") from error
+    return size
