@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from itertools import pairwise
 from typing import Any
 
 _LEAST_SPAN = 8.0  # degrees: a closer look shows no more of outlines this coarse
@@ -15,17 +16,17 @@ _SMALL = 3.0  # degrees: a footprint below this is also marked with a ring
 
 @cache
 def world_svg() -> bytes:
-    """All land as an SVG picture: x is longitude, y is latitude turned round, in degrees."""
+    """All land as an SVG picture: x is longitude, y is latitude turned round, in tenths of a degree."""
     source = resources.files("services.h3").joinpath("data", "world_110m.geojson")
     land = "".join(
-        _ring(ring, digits=1)
+        _coarse_ring(ring)
         for feature in json.loads(source.read_text(encoding="utf-8"))["features"]
         for polygon in _polygons(feature["geometry"])
         for ring in polygon
     )
     return (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="-180 -90 360 180">'
-        f'<path d="{land}" fill="#8b98a5" fill-opacity=".38" stroke="#8b98a5" stroke-width=".25" stroke-opacity=".7"/>'
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="-1800 -900 3600 1800">'
+        f'<path d="{land}" fill="#8b98a5" fill-opacity=".38" stroke="#8b98a5" stroke-width="2.5" stroke-opacity=".7"/>'
         "</svg>"
     ).encode()
 
@@ -82,3 +83,11 @@ def _ring(ring: Sequence[Sequence[float]], *, digits: int) -> str:
         if not places or places[-1] != place:
             places.append(place)
     return f"M{'L'.join(places)}Z" if len(places) > 2 else ""
+
+
+def _coarse_ring(ring: Sequence[Sequence[float]]) -> str:
+    """A closed subpath in whole tenths of a degree, each point relative to the one before."""
+    places = [(round(longitude * 10), round(-latitude * 10)) for longitude, latitude, *_ in ring]
+    steps = [(x - u, y - v) for (u, v), (x, y) in pairwise(places) if (x, y) != (u, v)]
+    path = "".join(f"{' ' if x >= 0 else ''}{x}{' ' if y >= 0 else ''}{y}" for x, y in steps)
+    return f"M{places[0][0]} {places[0][1]}l{path.strip()}z" if len(steps) > 2 else ""
