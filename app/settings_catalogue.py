@@ -104,6 +104,7 @@ CATALOGUE: Mapping[str, Mapping[str, Use]] = {
         "max_body_bytes": EVERYWHERE,
         "enable_test_endpoints": Use(processes=_PLANNERS),
         "test_requests_per_minute": Use(processes=_PLANNERS),
+        "test_time_limit_seconds": Use(processes=_PLANNERS),
     },
     "Telemetry": {
         "log_level": EVERYWHERE,

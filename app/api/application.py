@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from app.api import callbacks, jobs, tasks
+from app.api import artifacts, callbacks, jobs, tasks
 from app.api.auth import ANONYMOUS, ApiKeys, AuthenticationMiddleware, Authenticator, Caller
 from app.api.openapi import openapi_document
 from app.api.problems import on_any_error, on_geoworker_error, on_http_error, problem
@@ -114,7 +114,7 @@ def _routes(application: Application) -> list[Route]:
         Route("/openapi.json", openapi, methods=["GET"]),
     ]
     if Role.ORCHESTRATOR in application.role:
-        routes += [*jobs.routes(application), *callbacks.routes(application)]
+        routes += [*jobs.routes(application), *artifacts.routes(application), *callbacks.routes(application)]
         if application.settings.enable_test_endpoints:
             from app.api import test_endpoints
 

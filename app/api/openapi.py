@@ -190,6 +190,7 @@ def _jobs(application: Application, schemas: dict[str, Any]) -> dict[str, Any]:
                 ],
             )
         },
+        **_artifacts(),
         "/api/jobs/{job_id}/cancel": {"post": _operation("Cancel a job", {200: job}, (401, 404, 409, 503), [_JOB_ID])},
         "/api/jobs/{job_id}/retry": {
             "post": _operation(
@@ -227,6 +228,47 @@ def _jobs(application: Application, schemas: dict[str, Any]) -> dict[str, Any]:
             )
         }
     return paths
+
+
+def _artifacts() -> dict[str, Any]:
+    """The routes of the files that a job made."""
+    listed = {
+        "type": "object",
+        "required": ["artifacts"],
+        "properties": {
+            "artifacts": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["name", "media_type", "size_bytes", "url"],
+                    "properties": {
+                        "name": {"type": "string"},
+                        "media_type": {"type": "string"},
+                        "size_bytes": {"type": "integer"},
+                        "url": {"type": "string"},
+                    },
+                },
+            }
+        },
+    }
+    name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+    file = {"description": "The file", "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}
+    return {
+        "/api/jobs/{job_id}/artifacts": {
+            "get": _operation("Files that a job's results name", {200: listed}, (401, 404, 503), [_JOB_ID])
+        },
+        "/api/jobs/{job_id}/artifacts/{name}": {
+            "get": {
+                "summary": "A file that a job's results name, whole or by range",
+                "parameters": [_JOB_ID, name],
+                "responses": {
+                    "200": file,
+                    "206": file,
+                    **{str(status): _problem(status) for status in (401, 404, 503)},
+                },
+            }
+        },
+    }
 
 
 def _parameters(name: str, model: type[BaseModel], schemas: dict[str, Any]) -> dict[str, Any]:
