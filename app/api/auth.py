@@ -7,17 +7,21 @@ import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
+from urllib.parse import urlencode
 
 from pydantic import SecretStr
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp
 
 from app.api.problems import problem
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/health", "/api/task/callback"})
 """Probes carry no credentials and tell no secrets; callbacks are authenticated by their signature."""
+SIGN_IN = "/sign-in"
+_OPEN_TREES = (SIGN_IN, "/static/", "/favicon.ico")
+"""What the sign-in page is made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +76,11 @@ class AuthenticationMiddleware(BaseHTTPMiddleware):
     def __init__(self, app: ASGIApp, authenticators: Sequence[Authenticator], unidentified: Caller = ANONYMOUS) -> None:
         super().__init__(app)
         self._authenticators = list(authenticators)
+        self._signs_in = any(isinstance(one, ApiKeys) for one in self._authenticators)
         self._unidentified = unidentified
 
     async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
-        if request.url.path in OPEN_PATHS:
+        if request.url.path in OPEN_PATHS or request.url.path.startswith(_OPEN_TREES):
             request.state.caller = ANONYMOUS
             return await call_next(request)
         if not self._authenticators:
@@ -86,9 +91,20 @@ class AuthenticationMiddleware(BaseHTTPMiddleware):
         except Unauthenticated as error:
             return _challenge(str(error))
         if caller is None:
-            return _challenge("credentials are required")
+            return _sign_in(request) if self._signs_in and _is_page(request) else _challenge("credentials are required")
         request.state.caller = caller
         return await call_next(request)
+
+
+def _is_page(request: Request) -> bool:
+    """Whether a browser asks for a page, not a program for data."""
+    asks_for_html = "text/html" in request.headers.get("accept", "")
+    return request.method == "GET" and asks_for_html and not request.url.path.startswith("/api/")
+
+
+def _sign_in(request: Request) -> Response:
+    following = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    return RedirectResponse(f"{SIGN_IN}?{urlencode({'next': following})}", status_code=303)
 
 
 def _challenge(detail: str) -> Response:

@@ -72,10 +72,13 @@ class Actions:
         if number:
             answers = [await run_in_threadpool(letters.desk.replay, queue, int(number))]
         else:
-            answers = await run_in_threadpool(letters.desk.replay_all, queue)
+            answers = list(await run_in_threadpool(letters.desk.replay_all, queue))
         await run_in_threadpool(self._application.relay.publish, ())
         await run_in_threadpool(
-            self._site.record, request, "replay_dead_letter", target=f"{queue} {number or 'all'}",
+            self._site.record,
+            request,
+            "replay_dead_letter",
+            target=f"{queue} {number or 'all'}",
             details={"letters": len(answers)},
         )
         return done(request, "/dead-letters", _told(answers))

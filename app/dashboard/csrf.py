@@ -36,7 +36,11 @@ class CsrfGuard:
     def nonce(request: Request) -> str:
         """The random value that this browser's tokens belong to; a fresh one for a browser without the cookie."""
         given = request.cookies.get(COOKIE, "")
-        return given if len(given) == 43 and given.replace("-", "").replace("_", "").isalnum() else secrets.token_urlsafe(32)
+        return (
+            given
+            if len(given) == 43 and given.replace("-", "").replace("_", "").isalnum()
+            else secrets.token_urlsafe(32)
+        )
 
     def token(self, nonce: str, caller: str) -> str:
         """The token of a form for this browser and caller."""

@@ -58,7 +58,9 @@ def job_view(site: Site, parameters: Mapping[str, str]) -> Rendered:
             "grid": grids[stage["stage"]],
             "progress": stage_progress(stage, [task for task in running if task["stage"] == stage["stage"]], now),
             "x": span.percent(stage["created_at"]),
-            "width": max(0.4, span.percent(stage["finished_at"] or job.finished_at or now) - span.percent(stage["created_at"])),
+            "width": max(
+                0.4, span.percent(stage["finished_at"] or job.finished_at or now) - span.percent(stage["created_at"])
+            ),
         }
         for stage in stages
     ]
@@ -87,11 +89,17 @@ def job_view(site: Site, parameters: Mapping[str, str]) -> Rendered:
             ),
             "history": render(
                 "job_history.html",
-                {**common, "runs": site.reads.runs(job.fingerprint), "actions": site.application.actions.of_job(job.job_id)},
+                {
+                    **common,
+                    "runs": site.reads.runs(job.fingerprint),
+                    "actions": site.application.actions.of_job(job.job_id),
+                },
             ),
             "result": _result(site, job, common),
             "cancel-says": render("cancel_says.html", {"still": still}),
-            "replay-choices": render("replay_choices.html", {**common, "stages": stages, "saved": saved, "still": still}),
+            "replay-choices": render(
+                "replay_choices.html", {**common, "stages": stages, "saved": saved, "still": still}
+            ),
         }
     )
 
@@ -221,7 +229,7 @@ class JobPages:
             "completed": job.status is JobStatus.COMPLETED,
             "parameters": pretty(job.parameters),
         }
-        return self._site.live_page(request, "job.html", context, rendered, "job", parameters)
+        return self._site.live_page(request, "job.html", context, rendered, view="job", topic=parameters)
 
     @staticmethod
     def _filters(request: Request) -> dict[str, str]:
@@ -247,7 +255,7 @@ class JobPages:
             "task": task,
             "parameters": pretty(task.parameters),
         }
-        return self._site.live_page(request, "task.html", context, rendered, "task", parameters)
+        return self._site.live_page(request, "task.html", context, rendered, view="task", topic=parameters)
 
     async def text(self, request: Request) -> Response:
         """A long text in full, as plain text that no browser runs."""

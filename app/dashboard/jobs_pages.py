@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from app.dashboard.live import Rendered
-from app.dashboard.progress import JobProgress, job_progress
+from app.dashboard.progress import JobProgress, in_words, job_progress
 from app.dashboard.site import Site
 from app.dashboard.states import JOB_STATES
 from app.dashboard.system_page import fleet
@@ -65,27 +65,31 @@ def job_lines(site: Site, jobs: Sequence[Mapping[str, Any]]) -> Sequence[JobLine
 
 
 def _lines_rendered(lists: Mapping[str, Sequence[JobLine]], fragments: Mapping[str, str]) -> Rendered:
-    lines = {line.key: line for listed in lists.values() for line in listed}
-    return Rendered(
-        fragments={
-            **fragments,
-            **{
-                f"{name}:{line.key}": render("job_line.html", {"line": line})
-                for name, listed in lists.items()
-                for line in listed
+    parts = {
+        f"{name}:{line.key}": render(
+            "job_line.html",
+            {
+                "line": line,
+                "part": f"{name}:{line.key}",
+                "words": in_words(line.progress.current) if line.progress.current is not None else "",
             },
-        },
-        lists={name: [f"{name}:{line.key}" for line in listed] for name, listed in lists.items()},
-    ) if lines or lists else Rendered(fragments=fragments)
+        )
+        for name, listed in lists.items()
+        for line in listed
+    }
+    order = {name: [f"{name}:{line.key}" for line in listed] for name, listed in lists.items()}
+    return Rendered(fragments={**fragments, **parts}, lists=order)
 
 
 def overview_view(site: Site, _: Mapping[str, str]) -> Rendered:
     """The overview's parts."""
     counts = site.reads.counts(DAY)
     running = site.reads.jobs(JobQuery(status=JobStatus.PROCESSING, limit=_RUNNING))
-    queued = site.reads.jobs(JobQuery(status=JobStatus.QUEUED, limit=_RUNNING - len(running))) if len(
-        running
-    ) < _RUNNING else []
+    queued = (
+        site.reads.jobs(JobQuery(status=JobStatus.QUEUED, limit=_RUNNING - len(running)))
+        if len(running) < _RUNNING
+        else []
+    )
     failed = [
         job
         for status in (JobStatus.FAILED, JobStatus.COMPLETED_WITH_ERRORS)
@@ -173,7 +177,9 @@ class JobsPages:
     async def overview(self, request: Request) -> Response:
         """What runs, what failed, what is there."""
         rendered = await run_in_threadpool(overview_view, self._site, {})
-        return self._site.live_page(request, "overview.html", {"title": "Overview"}, rendered, "overview", {})
+        return self._site.live_page(
+            request, "overview.html", {"title": "Overview"}, rendered, view="overview", topic={}
+        )
 
     async def index(self, request: Request) -> Response:
         """Jobs by filter, newest first; the whole id of one leads to it."""
@@ -190,4 +196,4 @@ class JobsPages:
             "types": sorted(self._site.application.jobs),
             "periods": list(_PERIODS),
         }
-        return self._site.live_page(request, "jobs.html", context, rendered, "jobs", filters)
+        return self._site.live_page(request, "jobs.html", context, rendered, view="jobs", topic=filters)

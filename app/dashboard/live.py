@@ -128,18 +128,22 @@ class Hub:
         if self.clients >= self._most_clients:
             raise TooManyClients(f"{self._most_clients} pages are live already")
         topic = (name, tuple(sorted(parameters.items())))
+        return self._stream(topic, view, self._seen(last_event_id))
+
+    def _enter(self, topic: Topic, view: LiveView) -> _Shown:
         shown = self._topics.setdefault(topic, _Shown())
         shown.clients += 1
         self._views[topic] = view
         if self._poller is None or self._poller.done():
             self._poller = asyncio.create_task(self._poll(), name="dashboard poller")
-        return self._stream(topic, shown, self._seen(last_event_id))
+        return shown
 
     def _seen(self, last_event_id: str | None) -> int:
         epoch, _, version = (last_event_id or "").partition("-")
         return int(version) if epoch == self._epoch and version.isdigit() and len(version) < 12 else 0
 
-    async def _stream(self, topic: Topic, shown: _Shown, seen: int) -> AsyncIterator[bytes]:
+    async def _stream(self, topic: Topic, view: LiveView, seen: int) -> AsyncIterator[bytes]:
+        shown = self._enter(topic, view)
         ends = time.monotonic() + _LIFETIME_SECONDS
         told: str | None = None
         try:

@@ -37,7 +37,9 @@ class MessagePages:
     async def callbacks(self, request: Request) -> Response:
         """Messages that were given up."""
         rendered = await run_in_threadpool(undelivered_view, self._site, {})
-        return self._site.live_page(request, "callbacks.html", {"title": "Undelivered"}, rendered, "callbacks", {})
+        return self._site.live_page(
+            request, "callbacks.html", {"title": "Undelivered"}, rendered, view="callbacks", topic={}
+        )
 
     async def dead_letters(self, request: Request) -> Response:
         """Dead letters by queue."""

@@ -99,9 +99,7 @@ def _name(entry: Any) -> str | None:
     return Path(path).name if isinstance(path, str) else None
 
 
-def _picture(
-    job_id: str, artifacts: Mapping[str, Artifact], entry: Any, title: str, text: str
-) -> Picture | None:
+def _picture(job_id: str, artifacts: Mapping[str, Artifact], entry: Any, title: str, text: str) -> Picture | None:
     name = _name(entry)
     if name is None or name not in artifacts:
         return None

@@ -19,16 +19,10 @@ from app.dashboard.jobs_pages import JobsPages, list_view, overview_view
 from app.dashboard.live import LiveView, TooManyClients
 from app.dashboard.messages_pages import MessagePages, undelivered_view
 from app.dashboard.sign_in import SignIn
-from app.dashboard.site import HEADERS, Site
+from app.dashboard.site import HEADERS, Endpoint, Site
 from app.dashboard.submit_page import SubmitPages
 from app.dashboard.system_page import SystemPage, system_view
 from app.dashboard.worldmap import world_svg
-
-STATIC = "/static/"
-OPEN_PATHS = ("/static/", "/sign-in", "/favicon.ico")
-"""Paths that need no credentials: what the sign-in page itself is made of."""
-FORM_PATHS = ("/jobs/", "/submit/", "/callbacks/", "/dead-letters/", "/sign-out")
-"""Paths whose forms a session cookie may send."""
 
 _FILES = ("dashboard.css", "live.js", "morph.js", "actions.js", "times.js", "favicon.svg")
 _FOREVER = "public, max-age=31536000, immutable"
@@ -75,7 +69,7 @@ def _doing(site: Site) -> list[Route]:
     ]
 
 
-def _live(site: Site):  # type: ignore[no-untyped-def]
+def _live(site: Site) -> Endpoint:
     views: Mapping[str, LiveView] = {
         "overview": partial(overview_view, site),
         "jobs": partial(list_view, site),
@@ -91,9 +85,7 @@ def _live(site: Site):  # type: ignore[no-untyped-def]
         if view is None:
             return PlainTextResponse("no such stream", status_code=404)
         try:
-            stream = site.hub.subscribe(
-                name, view, dict(request.query_params), request.headers.get("last-event-id")
-            )
+            stream = site.hub.subscribe(name, view, dict(request.query_params), request.headers.get("last-event-id"))
         except TooManyClients as error:
             return PlainTextResponse(str(error), status_code=503, headers={"Retry-After": "15"})
         return StreamingResponse(stream, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})

@@ -134,24 +134,20 @@ def _resolved(part: Schema, root: Schema) -> Schema:
     return merged
 
 
+_PLAIN = {"boolean": Kind.SWITCH, "integer": Kind.INTEGER, "number": Kind.NUMBER, "string": Kind.TEXT}
+
+
 def _kind(part: Schema) -> Kind:
+    items = part.get("items", {})
     if "enum" in part:
         return Kind.CHOICE
-    match part.get("type"):
-        case "boolean":
-            return Kind.SWITCH
-        case "integer":
-            return Kind.INTEGER
-        case "number":
-            return Kind.NUMBER
-        case "string":
-            return Kind.MOMENT if part.get("format") == "date-time" else Kind.TEXT
-        case "array" if "enum" in part.get("items", {}):
+    if part.get("type") == "array":
+        if "enum" in items:
             return Kind.CHOICES
-        case "array" if part.get("items", {}).get("type") in {"integer", "number", "string"}:
-            return Kind.LIST
-        case _:
-            return Kind.JSON
+        return Kind.LIST if items.get("type") in {"integer", "number", "string"} else Kind.JSON
+    if part.get("format") == "date-time":
+        return Kind.MOMENT
+    return _PLAIN.get(part.get("type", ""), Kind.JSON)
 
 
 def _text(value: Any) -> str:
@@ -166,7 +162,9 @@ def _shown(kind: Kind, default: Any) -> str:
     return _text(default)
 
 
-def parameters_from(fields: Sequence[FormField], given: Mapping[str, Sequence[str]]) -> tuple[dict[str, Any], list[Fault]]:
+def parameters_from(
+    fields: Sequence[FormField], given: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, Any], list[Fault]]:
     """What was filled in as JSON values, and what cannot be read. Empty fields are left to their defaults."""
     parameters: dict[str, Any] = {}
     faults: list[Fault] = []
@@ -184,7 +182,7 @@ def parameters_from(fields: Sequence[FormField], given: Mapping[str, Sequence[st
     return parameters, faults
 
 
-def _value(field: FormField, values: Sequence[str]) -> Any:
+def _value(field: FormField, values: Sequence[str]) -> Any:  # noqa: PLR0911 - one return a kind
     first = values[0].strip()
     match field.kind:
         case Kind.TEXT:

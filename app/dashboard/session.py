@@ -24,6 +24,7 @@ COOKIE = "geoworker_session"
 LIFETIME_SECONDS = 12 * 3600
 _PURPOSE = b"geoworker dashboard session"
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
+_FORM_PATHS = ("/jobs/", "/submit/", "/callbacks/", "/dead-letters/", "/sign-out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class Sessions:
         """The session in a cookie; None when it is none of ours, altered or over."""
         payload, _, signature = value.partition(".")
         try:
-            key, person, ends = json.loads(base64.urlsafe_b64decode(payload.encode("ascii"), altchars=None))
+            key, person, ends = json.loads(base64.urlsafe_b64decode(payload))
             session = Session(int(key), str(person), int(ends))
         except (ValueError, TypeError):
             return None
@@ -86,16 +87,15 @@ class SessionCookies:
     site can make a browser send.
     """
 
-    def __init__(self, sessions: Sessions, form_paths: Sequence[str]) -> None:
+    def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
-        self._form_paths = tuple(form_paths)
 
     def authenticate(self, request: Request) -> Caller | None:
         """The caller of a valid session cookie."""
         value = request.cookies.get(COOKIE)
         if value is None:
             return None
-        if request.method not in _SAFE_METHODS and not request.url.path.startswith(self._form_paths):
+        if request.method not in _SAFE_METHODS and not request.url.path.startswith(_FORM_PATHS):
             return None
         session = self._sessions.decode(value)
         return session.caller if session is not None else None

@@ -61,6 +61,3 @@ def own_path(text: str) -> str:
     parts = urlsplit(text)
     safe = text.startswith("/") and not text.startswith(("//", "/\\")) and not parts.netloc and "\\" not in text
     return text if safe and text.isprintable() else "/"
-
-
-

@@ -15,7 +15,7 @@ from app.api.problems import problem_for
 from app.api.requests import BodyTooLarge
 from app.composition import Application, Role
 from app.dashboard.csrf import FIELD, CrossSiteRequest, CsrfGuard, check_loopback_host
-from app.dashboard.letters import Letters
+from app.dashboard.letters import DeadLetterDesk, Letters
 from app.dashboard.live import Hub, LiveView, Rendered
 from app.dashboard.session import Sessions
 from app.dashboard.templating import environment
@@ -64,6 +64,7 @@ class Site:
         """The dashboard over the composed parts."""
         settings = application.settings
         # The same in every process that shares keys or database, never sent, and only ever hashed.
+        desk: DeadLetterDesk | None = getattr(application, "dead_letters", None)
         secret = "|".join([*(key.get_secret_value() for key in settings.api_keys), application.pool.conninfo])
         return cls(
             application=application,
@@ -74,7 +75,7 @@ class Site:
             may_act=Role.ORCHESTRATOR in application.role,
             signs_in=bool(settings.api_keys),
             open_to_all=not settings.has_authentication,
-            dead_letters=Letters(application.dead_letters) if application.dead_letters is not None else None,
+            dead_letters=Letters(desk) if desk is not None else None,
         )
 
     def page(self, endpoint: Endpoint) -> Endpoint:
@@ -125,7 +126,14 @@ class Site:
         return response
 
     def live_page(
-        self, request: Request, template: str, context: Mapping[str, Any], rendered: Rendered, view: str, topic: Mapping[str, str]
+        self,
+        request: Request,
+        template: str,
+        context: Mapping[str, Any],
+        rendered: Rendered,
+        *,
+        view: str,
+        topic: Mapping[str, str],
     ) -> Response:
         """A page whose parts are kept up to date from the view of that name."""
         events = f"/live/{view}" + (f"?{urlencode(sorted(topic.items()))}" if topic else "")
@@ -152,9 +160,7 @@ class Site:
 
     def record(self, request: Request, action: str, **facts: Any) -> None:
         """Keep who did what."""
-        self.application.actions.record(
-            Action(actor=caller_name(request), via=Via.DASHBOARD, action=action, **facts)
-        )
+        self.application.actions.record(Action(actor=caller_name(request), via=Via.DASHBOARD, action=action, **facts))
 
 
 def caller_name(request: Request) -> str:

@@ -99,4 +99,4 @@ class SystemPage:
     async def show(self, request: Request) -> Response:
         """The page."""
         rendered = await run_in_threadpool(system_view, self._site, {})
-        return self._site.live_page(request, "system.html", {"title": "System"}, rendered, "system", {})
+        return self._site.live_page(request, "system.html", {"title": "System"}, rendered, view="system", topic={})

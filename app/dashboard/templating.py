@@ -59,7 +59,7 @@ def static_url(name: str) -> str:
 def duration(seconds: float | None) -> str:
     """``0.4 s``, ``12 s``, ``3 min 05 s``, ``2 h 10 min``, ``3 d 4 h``."""
     if seconds is None:
-        return "–"
+        return "\u2013"
     seconds = max(0.0, seconds)
     if seconds < 9.95:
         return f"{seconds:.1f} s"
@@ -76,7 +76,7 @@ def duration(seconds: float | None) -> str:
 def size(value: float | None) -> str:
     """Bytes in decimal units."""
     if value is None:
-        return "–"
+        return "\u2013"
     for factor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if value >= factor:
             return f"{value / factor:.1f} {unit}"
@@ -99,7 +99,7 @@ def quantity(value: float) -> str:
 def moment(value: datetime | None) -> Markup:
     """A moment as a ``time`` element in UTC; the page's script shows how long ago it was."""
     if value is None:
-        return Markup("–")
+        return Markup("\u2013")
     utc = value.astimezone(UTC)
     return Markup('<time datetime="{}">{}</time>').format(
         utc.isoformat(timespec="milliseconds"), utc.strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -94,9 +94,10 @@ def _bars(task: Row, ended: Sequence[Row], span: Span) -> Sequence[Bar]:
     free_since, space = task["created_at"], "waiting"
     for attempt in ended:
         bars.append(_space(span, free_since, attempt["started_at"], space))
-        state = _BARS.get(attempt["outcome"], attempt["outcome"])
+        state = _BARS.get(attempt["outcome"], str(attempt["outcome"]))
         took = duration((attempt["ended_at"] - attempt["started_at"]).total_seconds())
-        title = f"attempt {attempt['attempt']}: {attempt['outcome'].replace('_', ' ')} after {took} on {attempt['worker_id']}"
+        how = str(attempt["outcome"]).replace("_", " ")
+        title = f"attempt {attempt['attempt']}: {how} after {took} on {attempt['worker_id']}"
         again = bool(bars and space == "interrupted")
         bars.append(_bar(span, attempt["started_at"], attempt["ended_at"], state, title, resumed=again))
         free_since, space = attempt["ended_at"], _SPACES.get(attempt["outcome"], "waiting")
@@ -161,9 +162,7 @@ def cell_grid(rows: Sequence[Row], total: int) -> CellGrid:
         for start, length in _neighbours([cell for cell, _ in group]):
             first, last = start * size, min(total, (start + length) * size) - 1
             title = f"task {first}: {state}" if first == last else f"tasks {first} to {last}: {state}"
-            runs.append(
-                Run(column=start % COLUMNS, row=line, length=length, state=state, first=first, title=title)
-            )
+            runs.append(Run(column=start % COLUMNS, row=line, length=length, state=state, first=first, title=title))
     number = len(shown)
     return CellGrid(
         runs=runs,
