@@ -24,6 +24,7 @@ from chaos_store import FileCheckpointStore
 from core.docker_context import DockerTaskContext
 from core.errors import PermanentError
 from core.handlers import HandlerRegistry, HandlerSpec
+from core.records import Progress
 from infrastructure.inline_executor import HandlerParts
 
 Result = dict[str, Any]
@@ -370,3 +371,46 @@ def items(params: dict[str, Any], context: DockerTaskContext) -> Result:
                 return context.interrupted()
     context.checkpoint.save(1, {"items": len(log)})
     return {"success": True, "items": context.checkpoint.get_data("items")}
+
+
+@handler
+def sleeper(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    """Finishes a phase, then sleeps in a second one, which it leaves at a stop and goes on with where it was."""
+    directory = Path(params["directory"])
+
+    def note(text: str) -> None:
+        with (directory / "history").open("a") as history:
+            history.write(f"attempt {context.attempt}: {text}\n")
+
+    if not context.checkpoint.should_skip(1):
+        note("phase 1")
+        context.checkpoint.save(1, {"made_by": context.attempt})
+    steps = int((context.checkpoint.cursor or {}).get("steps", 0))
+    note(f"phase 2 from step {'0' if steps == 0 else 'n'}")
+    (directory / f"asleep-{context.attempt}").touch()
+    while not (directory / "wake").exists():
+        steps += 1
+        if context.stop.wait(0.02):
+            context.checkpoint.save_cursor({"steps": steps})
+            return context.interrupted(reason=str(context.stop_reason))
+    return {"success": True, "made_by": context.checkpoint.get_data("made_by"), "steps": steps}
+
+
+@handler
+def raster(params: Any, context: DockerTaskContext) -> Any:
+    """The real raster chain. Its first attempt waits in the middle of the COG for a stop; each phase leaves a line."""
+    from services.raster.handlers import process_raster_complete
+
+    directory = Path(context.services["output_dir"]).parent
+    send = context.progress_sink
+
+    def noted(progress: Progress) -> None:
+        with (directory / "raster-history").open("a") as history:
+            history.write(f"{context.attempt} {progress.message}\n")
+        if context.attempt == 1 and 20.0 <= progress.percent < 90.0:
+            (directory / "in-mid-phase").touch()
+            context.stop.wait(60)
+        send(progress)
+
+    context.progress_sink = noted
+    return process_raster_complete(params, context)

@@ -35,6 +35,7 @@ from infrastructure.postgres.sweep_store import PostgresSweepStore
 from infrastructure.process_executor.bootstrap import ChildSpec
 from infrastructure.process_executor.executor import ExecutorOptions, ProcessExecutor
 from infrastructure.process_executor.supervision import SupervisionRules
+from services.raster import registry as raster_registry
 
 LEASE = timedelta(seconds=1.5)
 FAST = Backoff(base=timedelta(milliseconds=10), cap=timedelta(milliseconds=20))
@@ -79,12 +80,19 @@ def _job(task: str) -> JobDefinition[Any]:
     return AnyJob()
 
 
-_PLAIN = ("hang", "hold_the_gil", "spin")
-JOBS = JobRegistry([ItemsJob(), *(_job(task) for task in _PLAIN)])
+_PLAIN = ("hang", "hold_the_gil", "spin", "sleeper")
+JOBS = JobRegistry([ItemsJob(), *(_job(task) for task in _PLAIN), *raster_registry.JOBS])
+
+
+def _observed(spec: HandlerSpec) -> HandlerSpec:
+    return replace(spec, handler=chaos_handlers.raster) if spec.task_type == "process_raster_complete" else spec
+
+
 HANDLERS = HandlerRegistry(
     [
         HandlerSpec(task_type="items", handler=chaos_handlers.items),
         *(HandlerSpec(task_type=task, handler=getattr(chaos_handlers, task)) for task in _PLAIN),
+        *(_observed(spec) for spec in raster_registry.HANDLERS),
     ]
 )
 
@@ -104,7 +112,7 @@ def parts(arguments: Mapping[str, Any]) -> Iterator[HandlerParts]:
             handlers=HANDLERS,
             checkpoints=PostgresCheckpointStore(Database(pool)),
             work_root=Path(arguments["root"]),
-            services={},
+            services={"output_dir": Path(arguments.get("output_dir", arguments["root"]))},
         )
     finally:
         pool.close()

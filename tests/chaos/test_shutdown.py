@@ -3,59 +3,22 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import chaos_service
 import httpx
 import pytest
 from chaos_harness import is_alive, read_pid, wait_until
+from chaos_process import Service
 
-from core.records import AttemptOutcome, TaskQuery, TaskRecord
+from core.records import AttemptOutcome
 from core.states import TaskStatus
 from infrastructure.postgres.database import Database
-from infrastructure.postgres.state_store import PostgresStateStore, StoreOptions
 
 pytestmark = pytest.mark.chaos
-
-
-class Service:
-    """The process under test."""
-
-    def __init__(self, url: str, root: Path, database: Database) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, chaos_service.__file__, url, str(root)], stdout=subprocess.PIPE, text=True
-        )
-        assert self.process.stdout is not None
-        self.http = httpx.Client(base_url=self.process.stdout.readline().strip(), timeout=5)
-        self.store = PostgresStateStore(database, StoreOptions(worker_id="test"))
-        wait_until(self._serves)
-
-    def _serves(self) -> bool:
-        try:
-            return self.http.get("/readyz").status_code == 200
-        except httpx.ConnectError:
-            return False
-
-    def submit(self, job_type: str, parameters: dict[str, Any]) -> str:
-        response = self.http.post(f"/api/jobs/submit/{job_type}", json=parameters)
-        assert response.status_code < 300, response.text
-        return str(response.json()["job_id"])
-
-    def task(self, job_id: str) -> TaskRecord:
-        return self.store.list_tasks(TaskQuery(job_id=job_id))[0]
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait(5)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        self.http.close()
 
 
 @pytest.fixture
@@ -153,8 +116,8 @@ def test_a_killed_worker_is_succeeded_when_its_lease_has_run_out(start: Start, t
     service = start()
     job_id = service.submit("chaos_items", {"effects": str(effects), "count": 60, "seconds": 0.03})
     wait_until(lambda: len(list(effects.glob("item-*"))) >= 5)
-    again = start()
     service.process.kill()
+    again = start()
     wait_until(lambda: again.task(job_id).status is TaskStatus.COMPLETED, 20)
     task = again.task(job_id)
     outcomes = [attempt.outcome for attempt in again.store.list_attempts(task.task_id)]
