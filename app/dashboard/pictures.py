@@ -74,7 +74,7 @@ def gallery(job_id: str, result: Mapping[str, Any], artifacts: Mapping[str, Arti
         pictures=[*([thumbnail] if thumbnail is not None and not reprojected else []), *others[:_MOST_IMAGES]],
         before=before if reprojected else None,
         after=thumbnail if reprojected else None,
-        charts=charts(result.get("histogram")),
+        charts=charts(item),
         place=footprint_map(item["geometry"]) if item is not None and item.get("geometry") else None,
         item=item,
         item_address=address(job_id, item_artifact.name) if item_artifact is not None else None,
@@ -120,24 +120,27 @@ def _item(
     return (item if isinstance(item, dict) and item.get("type") == "Feature" else None), artifact
 
 
-def charts(histogram: Any) -> Sequence[Chart]:
-    """The charts of a result's histogram: ``{"bands": [{"name", "low", "high", "counts", ...}]}``."""
-    if not isinstance(histogram, Mapping):
-        return []
-    made = []
-    for band in histogram.get("bands", ())[:_MOST_BANDS]:
-        counts = band["counts"]
-        top = max(counts, default=0) or 1
-        points = "".join(f"V{_CHART_HEIGHT - round(_CHART_HEIGHT * n / top, 1):g}h1" for n in counts)
-        facts = {name: band[name] for name in ("mean", "stddev") if band.get(name) is not None}
-        made.append(
-            Chart(
-                name=str(band["name"]),
-                path=f"M0 {_CHART_HEIGHT}{points}V{_CHART_HEIGHT}Z",
-                bins=len(counts),
-                low=band["low"],
-                high=band["high"],
-                facts=facts,
-            )
-        )
-    return made
+def charts(item: Mapping[str, Any] | None) -> Sequence[Chart]:
+    """The histograms of an item's bands, where its assets have any (STAC's raster extension)."""
+    bands = [
+        band
+        for asset in (item or {}).get("assets", {}).values()
+        for band in asset.get("bands", ())
+        if "raster:histogram" in band
+    ]
+    return [_chart(band) for band in bands[:_MOST_BANDS]]
+
+
+def _chart(band: Mapping[str, Any]) -> Chart:
+    histogram, statistics = band["raster:histogram"], band.get("statistics", {})
+    counts = histogram["buckets"]
+    top = max(counts, default=0) or 1
+    points = "".join(f"V{_CHART_HEIGHT - round(_CHART_HEIGHT * n / top, 1):g}h1" for n in counts)
+    return Chart(
+        name=str(band.get("name", "band")),
+        path=f"M0 {_CHART_HEIGHT}{points}V{_CHART_HEIGHT}Z",
+        bins=len(counts),
+        low=histogram["min"],
+        high=histogram["max"],
+        facts={name: statistics[name] for name in ("mean", "stddev") if name in statistics},
+    )

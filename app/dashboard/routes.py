@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
-import mimetypes
 from collections.abc import Mapping
-from functools import cache, partial
-from importlib import resources
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
@@ -14,6 +11,7 @@ from starlette.routing import Route
 
 from app.composition import Application
 from app.dashboard.actions import Actions
+from app.dashboard.assets import asset
 from app.dashboard.job_page import JobPages, job_view, task_view
 from app.dashboard.jobs_pages import JobsPages, list_view, overview_view
 from app.dashboard.live import LiveView, TooManyClients
@@ -22,9 +20,7 @@ from app.dashboard.sign_in import SignIn
 from app.dashboard.site import HEADERS, Endpoint, Site
 from app.dashboard.submit_page import SubmitPages
 from app.dashboard.system_page import SystemPage, system_view
-from app.dashboard.worldmap import world_svg
 
-_FILES = ("dashboard.css", "live.js", "morph.js", "actions.js", "times.js", "favicon.svg")
 _FOREVER = "public, max-age=31536000, immutable"
 
 
@@ -93,29 +89,15 @@ def _live(site: Site) -> Endpoint:
     return live
 
 
-@cache
-def _content(name: str) -> tuple[bytes, bytes, str] | None:
-    """A static file as it is and compressed, and its media type."""
-    if name == "world.svg":
-        plain = world_svg()
-    elif name in _FILES:
-        plain = resources.files(__package__).joinpath("static", name).read_bytes()
-    else:
-        return None
-    media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
-    return plain, gzip.compress(plain, mtime=0), media_type
-
-
 async def static_file(request: Request) -> Response:
     """A file of the package; its address has a digest of its content, so it may be kept for ever."""
-    found = _content(request.path_params["name"])
+    found = asset(request.path_params["name"])
     if found is None:
         return PlainTextResponse("no such file", status_code=404)
-    plain, packed, media_type = found
     headers = {**HEADERS, "Cache-Control": _FOREVER, "Vary": "Accept-Encoding"}
     if "gzip" in request.headers.get("accept-encoding", ""):
-        return Response(packed, media_type=media_type, headers={**headers, "Content-Encoding": "gzip"})
-    return Response(plain, media_type=media_type, headers=headers)
+        return Response(found.packed, media_type=found.media_type, headers={**headers, "Content-Encoding": "gzip"})
+    return Response(found.plain, media_type=found.media_type, headers=headers)
 
 
 async def _no_icon(_: Request) -> Response:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
-from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
+
+from app.dashboard.assets import static_url
 
 SHOWN_CHARACTERS = 4_000
 SHORT_ID = 10
@@ -42,18 +42,6 @@ def environment() -> Environment:
     )
     made.globals["static"] = static_url
     return made
-
-
-@cache
-def static_digest(name: str) -> str:
-    """The first digits of a static file's SHA-256: part of its address, so that it can be cached for ever."""
-    content = resources.files(__package__).joinpath("static", name).read_bytes()
-    return hashlib.sha256(content).hexdigest()[:12]
-
-
-def static_url(name: str) -> str:
-    """The address of a static file."""
-    return f"/static/{static_digest(name)}/{name}"
 
 
 def duration(seconds: float | None) -> str:
