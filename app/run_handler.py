@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, assert_never
 
 from app.settings import Settings
+from app.storage import storage_spec
 from core.ports import Raised, Returned, Stopped
 from core.records import Checkpoint, Claim, Progress, RunsOn, TaskRecord
 from core.states import TaskStatus
 from core.stopping import StopToken
 from infrastructure.inline_executor import HandlerParts, run_claimed
+from infrastructure.storage.handler_storage import HandlerStorage
 from services.registry import handler_registry
 
 
@@ -49,8 +51,11 @@ def run_one(
     """
     handlers = handler_registry()
     spec = handlers[task_type]
+    storage = HandlerStorage(storage_spec(settings, local=True))
     services = {
         "output_dir": output_dir.resolve() if output_dir is not None else settings.output_dir,
+        "output_address": settings.output_url if output_dir is None else None,
+        "storage": storage,
         "h3_grid_store": _grid_store(),
     }
     task = TaskRecord(
@@ -71,6 +76,7 @@ def run_one(
             handlers=handlers, checkpoints=_ForgetfulCheckpoints(), work_root=Path(work_root), services=services
         )
         execution = run_claimed(claim, parts, StopToken())
+    storage.close()
     match execution:
         case Returned(result=result):
             return True, result
