@@ -1,7 +1,7 @@
 """Live pages by server-sent events: one poller asks the store, whoever looks; clients get the parts that changed.
 
 Each distinct view that somebody looks at is rendered once a round in a thread, however many clients look at it. A
-round takes at most a tenth of the time: when the store is slow, rounds come less often. What a client has not taken
+round takes at most a fifth of the time: when the store is slow, rounds come less often. What a client has not taken
 yet is replaced by what is newer, so that a slow client costs nothing.
 Format: https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 
 MOST_CLIENTS = 100
 _ROUND_SECONDS = 1.0
-_SHARE = 10  # a round's work is followed by at least this many times its length without any
+_SHARE = 4  # a round's work is followed by at least this many times its length without any
+_LONGEST_PAUSE = 5.0
 _QUIET_ROUNDS = 30  # after so many rounds without a change a view is looked at
 _QUIET_STEP = 3  # in every third round only
 _KEEPALIVE_SECONDS = 15.0
@@ -154,9 +155,11 @@ class Hub:
                 if shown.trouble != told:
                     told = shown.trouble
                     yield f"event: trouble\ndata: {json.dumps(told)}\n\n".encode()
+                    continue
                 if shown.version > seen:
                     data, seen = shown.since(seen), shown.version
                     yield f"id: {self._epoch}-{seen}\nevent: parts\ndata: {data}\n\n".encode()
+                    continue  # more may have changed while the client took this
                 try:
                     await asyncio.wait_for(shown.changed.wait(), _KEEPALIVE_SECONDS)
                 except TimeoutError:
@@ -178,10 +181,13 @@ class Hub:
                 return
             took = time.monotonic() - began
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._poked.wait(), max(self._round_seconds - took, took * _SHARE))
+                await asyncio.wait_for(self._poked.wait(), self._pause(took))
                 for shown in self._topics.values():
                     shown.quiet = 0
             self._poked.clear()
+
+    def _pause(self, took: float) -> float:
+        return min(max(self._round_seconds - took, took * _SHARE), _LONGEST_PAUSE)
 
     async def _look(self, topic: Topic, shown: _Shown) -> None:
         """Render a topic again, unless it has been quiet for long and was looked at a moment ago."""
