@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, assert_never
@@ -16,6 +17,7 @@ from core.states import TaskStatus
 from core.stopping import StopToken
 from infrastructure.inline_executor import HandlerParts, run_claimed
 from infrastructure.storage.handler_storage import HandlerStorage
+from infrastructure.storage.signatures import lifted
 from services.registry import handler_registry
 
 
@@ -51,7 +53,8 @@ def run_one(
     """
     handlers = handler_registry()
     spec = handlers[task_type]
-    storage = HandlerStorage(storage_spec(settings, local=True))
+    parameters, signed = lifted(parameters)
+    storage = HandlerStorage(replace(storage_spec(settings, local=True), lent_urls=signed))
     services = {
         "output_dir": output_dir.resolve() if output_dir is not None else settings.output_dir,
         "output_address": settings.output_url if output_dir is None else None,

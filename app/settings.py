@@ -90,7 +90,8 @@ class Settings(BaseModel):
     shutdown_grace_seconds: Seconds = Field(
         default=20.0,
         description="How long a running handler has after SIGTERM to save its checkpoint and return. "
-        "Keep it below the platform's stop time (30 s on App Service and Container Apps).",
+        "Keep it nine seconds below the platform's stop time (30 s on App Service and Container Apps): recording and "
+        "closing may take that long when the database or the broker is out of reach.",
     )
     task_timeout_seconds: Seconds | None = Field(
         default=None, description="Time limit of a task that has none of its own. Unset: none."
@@ -126,6 +127,11 @@ class Settings(BaseModel):
     source_allowed_hosts: Names = Field(
         default=(),
         description="Hosts that `https://` sources may be had from (`*.example.org` matches subdomains). Unset: none.",
+    )
+    source_sas_urls: Secrets = Field(
+        default=(),
+        description="SAS URLs of containers or blobs, comma-separated (`https://<account>.blob.core.windows.net/bronze?sv=…"
+        "&sig=…`): sources below them are read with their signature. Parameters never carry one.",
     )
     source_max_mb: int = Field(default=102_400, ge=1, description="Largest remote source (MiB) that is copied here.")
     source_ca_bundle: Path | None = Field(

@@ -79,6 +79,7 @@ CATALOGUE: Mapping[str, Mapping[str, Use]] = {
         "source_allowed_roots": EVERYWHERE,
         "output_allowed_roots": EVERYWHERE,
         "source_allowed_hosts": EVERYWHERE,
+        "source_sas_urls": EVERYWHERE,
         "source_max_mb": EVERYWHERE,
         "source_ca_bundle": EVERYWHERE,
         "blob_account_url": EVERYWHERE,

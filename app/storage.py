@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from urllib.parse import urlsplit
+
 from app.settings import OrchestrationMode, Settings
 from infrastructure.storage.handler_storage import StorageSpec
 from services.raster import sample_raster
@@ -30,6 +33,21 @@ def storage_spec(settings: Settings, *, local: bool | None = None) -> StorageSpe
         ca_bundle=None if settings.source_ca_bundle is None else str(settings.source_ca_bundle),
         max_source_mb=settings.source_max_mb,
         min_free_mb=settings.min_free_disk_mb,
+        sas_urls=tuple(url.get_secret_value() for url in settings.source_sas_urls),
         blob_account_url=settings.blob_account_url,
         blob_account_key=None if key is None else key.get_secret_value(),
+    )
+
+
+def trial_storage(settings: Settings, signed_urls: tuple[str, ...]) -> StorageSpec:
+    """What one test execution may read: the same places, with none of this process's own credentials.
+
+    ``signed_urls`` are those that came with it.
+    """
+    spec = storage_spec(settings)
+    hosts = spec.allowed_hosts
+    if spec.blob_account_url is not None:
+        hosts = (*hosts, urlsplit(spec.blob_account_url).hostname or "")
+    return replace(
+        spec, allowed_hosts=hosts, blob_account_url=None, blob_account_key=None, sas_urls=(), lent_urls=signed_urls
     )

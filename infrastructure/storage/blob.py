@@ -29,6 +29,7 @@ SCHEME = "az"
 BLOCK_BYTES = 8 << 20
 _MAX_BLOCKS = 50_000
 _LANES = 4
+_KNOWN_BUT_NOT_FOR_ALL = frozenset({"AuthorizationPermissionMismatch", "AuthorizationFailure"})
 _HASH_METADATA = "sha256"
 
 
@@ -97,17 +98,24 @@ class BlobAccount:
             return self._client.get_blob_client(container, blob)
 
     def check(self) -> str:
-        """Ask the service something small; how this worker signs in.
+        """Ask the service something small; how this worker signs in. A role on single containers passes.
 
         Raises:
             StorageRefused: when it may not.
             TransientError: when the service cannot be reached.
         """
+        from azure.core.exceptions import HttpResponseError
+
         with translated("BLOB_ACCOUNT_URL", self.url):
             with self._lock:
                 if self._client is None:
                     self._client = self._connected()
-            next(iter(self._client.list_containers(results_per_page=1)), None)
+            try:
+                next(iter(self._client.list_containers(results_per_page=1)), None)
+            except HttpResponseError as error:
+                if self._key is None and _code(error) in _KNOWN_BUT_NOT_FOR_ALL:
+                    return "Entra identity, with roles on single containers at most"
+                raise
         return "account key" if self._key is not None else "Entra identity"
 
     def _connected(self) -> BlobServiceClient:
@@ -324,4 +332,5 @@ def translated(field: str, shown: str, *, code: str = "FILE_NOT_READABLE") -> It
 
 
 def _code(error: Any) -> str:
-    return str(getattr(error, "error_code", None) or type(error).__name__)
+    code = getattr(error, "error_code", None)
+    return str(getattr(code, "value", code) or type(error).__name__)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 from typing import BinaryIO as Binary
+from urllib.parse import urlsplit
 
 from core.storage import Destination, Fetched, FetchWatch, LocalFiles, RemoteReader
 from infrastructure.outbound import OutboundPolicy
@@ -16,6 +17,7 @@ from infrastructure.storage.download import Download, DownloadLimits
 from infrastructure.storage.http_file import HttpFile, http_client
 from infrastructure.storage.range_file import RangeFile
 from infrastructure.storage.remote import RemoteFile, refused
+from infrastructure.storage.signatures import Signatures
 
 if TYPE_CHECKING:
     import httpx
@@ -37,6 +39,8 @@ class StorageSpec:
         min_free_mb: disk space that copies must leave.
         blob_account_url: the account of Blob Storage; None: there is none.
         blob_account_key: its key; None: an Entra identity.
+        sas_urls: signed URLs of containers and blobs, whose hosts need not be in ``allowed_hosts``.
+        lent_urls: signed URLs that came with one execution, whose hosts must be.
     """
 
     source_roots: tuple[str, ...] | None = None
@@ -48,9 +52,11 @@ class StorageSpec:
     min_free_mb: int = 512
     blob_account_url: str | None = None
     blob_account_key: str | None = field(default=None, repr=False)
+    sas_urls: tuple[str, ...] = field(default=(), repr=False)
+    lent_urls: tuple[str, ...] = field(default=(), repr=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready form. Holds the key."""
+        """JSON-ready form. Holds the secrets."""
         return asdict(self)
 
     @classmethod
@@ -73,7 +79,13 @@ class HandlerStorage:
 
     def __init__(self, spec: StorageSpec, *, credential: Any = None, limits: DownloadLimits | None = None) -> None:
         self._files = LocalFiles(_paths(spec.source_roots), _paths(spec.output_roots))
-        self._policy = OutboundPolicy(allowed_hosts=spec.allowed_hosts, allow_private=spec.allow_private)
+        self._signatures = Signatures(spec.sas_urls, setting="SOURCE_SAS_URLS")
+        self._lent = Signatures(spec.lent_urls, setting="source_url")
+        hosts = tuple(spec.allowed_hosts)
+        if spec.blob_account_url is not None:
+            hosts = (*hosts, urlsplit(spec.blob_account_url).hostname or "")
+        self._policy = OutboundPolicy(allowed_hosts=hosts, allow_private=spec.allow_private)
+        self._own_policy = OutboundPolicy(allowed_hosts=self._signatures.hosts(), allow_private=spec.allow_private)
         self._ca_bundle = None if spec.ca_bundle is None else Path(spec.ca_bundle)
         self._limits = limits or DownloadLimits(
             max_bytes=spec.max_source_mb * MIB, min_free_bytes=spec.min_free_mb * MIB
@@ -114,6 +126,17 @@ class HandlerStorage:
         container, prefix = self._account.names(address, field=field)
         return BlobDestination(self._account, container, prefix, field=field)
 
+    def check_blob(self) -> str | None:
+        """Ask Blob Storage something small: its account and how this worker signs in; None when there is none.
+
+        Raises:
+            StorageRefused: when it may not.
+            TransientError: when it cannot be reached now.
+        """
+        if self._account is None:
+            return None
+        return f"{self._account.url} ({self._account.check()})"
+
     def close(self) -> None:
         """Close connections. Idempotent."""
         with self._lock:
@@ -124,8 +147,15 @@ class HandlerStorage:
             self._account.close()
 
     def _file(self, address: str, field: str) -> RemoteFile:
+        container = blob = None
         if self._account is not None and self._account.owns(address):
             container, blob = self._account.names(address, field=field)
+            address = self._account.address(container, blob)
+        if (lent := self._lent.signed(address)) is not None:
+            return HttpFile(lent, self._policy, self._http(), field=field)
+        if (signed := self._signatures.signed(address)) is not None:
+            return HttpFile(signed, self._own_policy, self._http(), field=field)
+        if self._account is not None and container is not None and blob is not None:
             return BlobFile(self._account, container, blob, field=field)
         scheme = address.partition("://")[0].lower()
         if scheme == SCHEME:

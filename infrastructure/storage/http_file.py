@@ -22,6 +22,7 @@ from core.errors import TransientError
 from infrastructure.outbound import AddressRefused, OutboundPolicy
 from infrastructure.redaction import redact
 from infrastructure.storage.remote import Piece, Truncated, file_name, refused
+from infrastructure.storage.signatures import is_signed
 
 if TYPE_CHECKING:
     import httpx
@@ -67,7 +68,8 @@ class HttpFile:
         except AddressRefused as error:
             raise self._not_allowed(error) from None
         self.name = file_name(unquote(parts.path))
-        self.shown = redact(urlunsplit(parts._replace(fragment="")))
+        shown = parts._replace(query="", fragment="") if is_signed(url) else parts._replace(fragment="")
+        self.shown = redact(urlunsplit(shown))
 
     @contextmanager
     def open(self, start: int, version: str | None, *, length: int | None = None) -> Iterator[Piece]:

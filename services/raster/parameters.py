@@ -71,7 +71,10 @@ def without_secrets(url: str) -> str:
     if "@" in parts.netloc:
         raise ValueError("must not contain a user name or password; the worker signs in itself")
     if any(name.lower() in _SIGNATURES for name, _ in parse_qsl(parts.query, keep_blank_values=True)):
-        raise ValueError("must not contain a signature or token (SAS); the worker signs when it reads")
+        raise ValueError(
+            "must not contain a signature or token (SAS), because parameters are stored; give the address without its "
+            "query: the worker reads it as its own identity, or with the signature that SOURCE_SAS_URLS holds"
+        )
     return url
 
 

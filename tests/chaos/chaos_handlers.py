@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,11 @@ def spin(params: dict[str, Any], context: DockerTaskContext) -> Result:
 @handler
 def report_then_wait(params: dict[str, Any], context: DockerTaskContext) -> Result:
     context.report_progress(42.0, "nearly half")
+    if params.get("counted"):
+        for done in (10, 20):
+            time.sleep(0.05)
+            context.report_progress(done=done, total=100, unit="tiles", message="tiling")
+        context.stop.wait(0.6)  # silence: what was said last has to be seen all the same
     Path(params["started"]).write_text(str(os.getpid()))
     context.stop.wait(30)
     return context.interrupted()
@@ -159,6 +165,13 @@ def eat(params: dict[str, Any], context: DockerTaskContext) -> Result:
     ballast[::4096] = b"x" * len(ballast[::4096])
     context.stop.wait(30)
     return context.interrupted(size=len(ballast))
+
+
+@handler
+def eat_and_return(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    ballast = bytearray(params["bytes"])
+    ballast[::4096] = b"x" * len(ballast[::4096])
+    return {"success": True, "size": len(ballast)}
 
 
 def _sleep_for_ever(_: int) -> None:
@@ -414,3 +427,86 @@ def raster(params: Any, context: DockerTaskContext) -> Any:
 
     context.progress_sink = noted
     return process_raster_complete(params, context)
+
+
+def _overlap(_: int) -> int:
+    return sum(number % 7 for number in range(20_000))
+
+
+@handler
+def use_every_kind_of_parallelism(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    """Threads that report and log, processes by fork, spawn and forkserver, GDAL's and numpy's own threads."""
+    found: dict[str, Any] = {}
+
+    def tile(number: int) -> int:
+        context.report_progress(done=number, total=40, unit="tiles")
+        context.checkpoint.items(1).mark(str(number))
+        context.logger.info("tile %d", number)
+        return number
+
+    with ThreadPoolExecutor(4) as threads:
+        found["threads"] = sum(threads.map(tile, range(40)))
+    for method in params["methods"]:
+        with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(method)) as processes:
+            found[method] = sum(processes.map(_overlap, range(4)))
+    found["gdal"] = _cog_on_all_threads(context.work_dir / "threads.tif")
+    with multiprocessing.get_context("fork").Pool(2) as pool:  # after GDAL and BLAS have started threads here
+        found["gdal_in_forks"] = pool.map(_mean_of, [str(context.work_dir / "threads.tif")] * 2)
+    return {"success": True, "pid": os.getpid(), "items": len(context.checkpoint.items(1)), **found}
+
+
+def _cog_on_all_threads(path: Path) -> float:
+    import numpy
+    import rasterio
+
+    values = (numpy.ones((512, 512)) @ numpy.ones((512, 512)) / 512).astype("uint8")
+    with (
+        rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS"),
+        rasterio.open(
+            path, "w", driver="COG", width=512, height=512, count=1, dtype="uint8", NUM_THREADS="ALL_CPUS"
+        ) as cog,
+    ):
+        cog.write(values, 1)
+    return _mean_of(str(path))
+
+
+def _mean_of(path: str) -> float:
+    import rasterio
+
+    with rasterio.open(path) as source:
+        return float(source.read(1).mean())
+
+
+@handler
+def kill_the_worker(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    """What a task does that takes its whole worker with it."""
+    guardian = _parent_of(os.getpid())
+    os.kill(_parent_of(guardian), signal.SIGKILL)
+    time.sleep(60)
+    return {"success": True}
+
+
+def _parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+@handler
+def eat_then_be_modest(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    """Takes a lot of memory, and less when it is told that this was too much."""
+    if (error := context.previous_error) is not None:
+        return {"success": True, "learned": error.code, "resumed_at": (context.checkpoint.cursor or {}).get("row")}
+    ballast = bytearray(params["bytes"])
+    ballast[::4096] = b"x" * len(ballast[::4096])
+    if context.stop.wait(30):
+        context.checkpoint.save_cursor({"row": 512})
+        return context.interrupted()
+    return {"success": False, "error": "nobody asked"}
+
+
+@handler
+def devour(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    """Takes memory until somebody ends it."""
+    print("hungry")
+    ballast = []
+    while True:
+        ballast.append(b"x" * (1 << 22))

@@ -18,7 +18,7 @@ from chaos_harness import wait_until
 from core.records import TaskQuery, TaskRecord
 from infrastructure.postgres.database import Database
 from infrastructure.postgres.state_store import PostgresStateStore, StoreOptions
-from testing.emulator import ServiceBusEmulator
+from testing.emulator import EmulatorConfig, ServiceBusEmulator
 
 
 class Service:
@@ -68,12 +68,14 @@ class Deployment:
 
 
 @contextmanager
-def deployed(mode: str, url: str, root: Path, database: Database) -> Iterator[Deployment]:
+def deployed(
+    mode: str, url: str, root: Path, database: Database, *, bus: EmulatorConfig | None = None, **common: str
+) -> Iterator[Deployment]:
     """``mode`` with everything but its workers running; all of it is ended with the block."""
     services: list[Service] = []
 
     def start(role: str, settings: Mapping[str, str]) -> Service:
-        given = {"DOCKER_ORCHESTRATION_MODE": mode, "LEASE_SECONDS": "20", **settings}
+        given = {"DOCKER_ORCHESTRATION_MODE": mode, "LEASE_SECONDS": "20", **common, **settings}
         services.append(Service(url, root, database, role, **given))
         return services[-1]
 
@@ -82,11 +84,11 @@ def deployed(mode: str, url: str, root: Path, database: Database) -> Iterator[De
             case "in_memory":
                 yield Deployment(start_worker=lambda: start("embedded", {}), front=lambda worker: worker)
             case "service_bus":
-                with ServiceBusEmulator() as emulator:
-                    bus = {"SERVICE_BUS_CONNECTION_STRING": emulator.connection_string}
-                    orchestrator = start("orchestrator", bus)
+                with ServiceBusEmulator(bus) as emulator:
+                    address = {"SERVICE_BUS_CONNECTION_STRING": emulator.connection_string}
+                    orchestrator = start("orchestrator", address)
                     yield Deployment(
-                        start_worker=lambda: start("worker", bus), front=lambda _: orchestrator, emulator=emulator
+                        start_worker=lambda: start("worker", address), front=lambda _: orchestrator, emulator=emulator
                     )
                     for service in services:
                         service.close()

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from azure.storage.blob import ContainerClient
 
+from app.doctor import Verdict, diagnose
+from app.settings import Settings
 from core.errors import TransientError
 from core.storage import StorageRefused
 from infrastructure.storage.download import DownloadLimits
@@ -17,7 +19,7 @@ from infrastructure.storage.handler_storage import HandlerStorage
 from services.raster import sample_raster
 from services.raster.parameters import ProcessRaster, ValidateRaster
 from services.raster.steps import run_validation
-from tests.azurite import Azurite
+from tests.azurite import KEY, Azurite
 from tests.raster_support import context_in
 
 CONTENT = hashlib.shake_128(b"blob").digest(20_000_000)
@@ -149,3 +151,25 @@ def test_validate_raster_of_container_and_blob(
     assert found["source_crs"] == "EPSG:32618"
     assert found["source_url"].endswith(f"/{container.container_name}/2024/scene.tif")
     assert ProcessRaster.model_validate(params.model_dump(exclude_none=True)).source_url == params.source_url
+
+
+def diagnosed(blob_service: Azurite, tmp_path: Path, **settings: Any) -> Any:
+    made = Settings.from_env({}, data_dir=tmp_path, blob_account_url=blob_service.account_url, **settings)
+    [finding] = [finding for finding in diagnose(made) if finding.subject == "storage"]
+    return finding
+
+
+def test_the_doctor_signs_in(blob_service: Azurite, tmp_path: Path) -> None:
+    finding = diagnosed(blob_service, tmp_path, blob_account_key=KEY, output_url="az://silver/out")
+    assert finding.verdict is Verdict.OK
+    assert "account key" in finding.text
+    assert KEY not in finding.text
+
+
+def test_the_doctor_finds_a_wrong_key_and_a_wrong_destination(blob_service: Azurite, tmp_path: Path) -> None:
+    finding = diagnosed(blob_service, tmp_path, blob_account_key="d3Jvbmc=")
+    assert finding.verdict is Verdict.FAULT
+    assert finding.text.startswith("BLOB_ACCOUNT_URL: ")
+    finding = diagnosed(blob_service, tmp_path, blob_account_key=KEY, output_url="https://elsewhere.example/out")
+    assert finding.verdict is Verdict.FAULT
+    assert finding.text.startswith("OUTPUT_URL: ")
