@@ -9,8 +9,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app.api.callbacks import MAX_ENTRY_ID
 from app.dashboard.site import Site, caller_name, done, first
 from core.errors import Conflict, Fault, InvalidInput
+from core.messages import Channel
 
 _MOST_REASON = 500
 
@@ -53,12 +55,15 @@ class Actions:
         """Send an undelivered message again."""
         await self._site.form(request)
         entry_id = request.path_params["entry_id"]
-        if not await run_in_threadpool(self._application.outbox.replay, entry_id):
+        if entry_id > MAX_ENTRY_ID or not await run_in_threadpool(self._replay_message, entry_id):
             raise Conflict(f"message {entry_id} is not undelivered any more")
         await run_in_threadpool(self._application.relay.publish, ())
         await run_in_threadpool(self._site.record, request, "replay_message", target=str(entry_id))
         self._site.hub.poke()
         return done(request, "/callbacks", f"Message {entry_id} is sent again.")
+
+    def _replay_message(self, entry_id: int) -> bool:
+        return any(self._application.outbox.replay(channel, [entry_id]) for channel in Channel)
 
     async def replay_letter(self, request: Request) -> Response:
         """Put a dead letter, or all of a queue, back through the store."""

@@ -87,6 +87,8 @@ class SessionCookies:
     site can make a browser send.
     """
 
+    may_block = False
+
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
 

@@ -15,7 +15,7 @@ from app.api.problems import problem_for
 from app.api.requests import BodyTooLarge
 from app.composition import Application, Role
 from app.dashboard.csrf import FIELD, CrossSiteRequest, CsrfGuard, check_loopback_host
-from app.dashboard.letters import DeadLetterDesk, Letters
+from app.dashboard.letters import Letters
 from app.dashboard.live import Hub, LiveView, Rendered
 from app.dashboard.session import Sessions
 from app.dashboard.templating import environment
@@ -64,7 +64,7 @@ class Site:
         """The dashboard over the composed parts."""
         settings = application.settings
         # The same in every process that shares keys or database, never sent, and only ever hashed.
-        desk: DeadLetterDesk | None = getattr(application, "dead_letters", None)
+        desk = application.dead_letters
         secret = "|".join([*(key.get_secret_value() for key in settings.api_keys), application.pool.conninfo])
         return cls(
             application=application,
