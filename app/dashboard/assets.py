@@ -1,4 +1,4 @@
-"""The static files of the package, each at an address that has a digest of its content."""
+"""The static files of the package, at addresses that have a digest of their content."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from importlib import resources
 
 from app.dashboard.worldmap import world_svg
 
+_WORLD = "world.svg"
 _FILES = frozenset({"dashboard.css", "live.js", "morph.js", "actions.js", "times.js", "favicon.svg"})
 
 
@@ -21,13 +22,12 @@ class Asset:
     plain: bytes
     packed: bytes
     media_type: str
-    digest: str
 
 
 @cache
 def asset(name: str) -> Asset | None:
     """The file of that name, or None."""
-    if name == "world.svg":
+    if name == _WORLD:
         plain = world_svg()
     elif name in _FILES:
         plain = resources.files(__package__).joinpath("static", name).read_bytes()
@@ -37,8 +37,17 @@ def asset(name: str) -> Asset | None:
         plain,
         gzip.compress(plain, mtime=0),
         mimetypes.guess_type(name)[0] or "application/octet-stream",
-        hashlib.sha256(plain).hexdigest()[:12],
     )
+
+
+@cache
+def digest() -> str:
+    """The first digits of the SHA-256 of all files: scripts name each other, so they change address together."""
+    whole = hashlib.sha256()
+    for name in sorted({*_FILES, _WORLD}):
+        found = asset(name)
+        whole.update(found.plain if found is not None else b"")
+    return whole.hexdigest()[:12]
 
 
 def static_url(name: str) -> str:
@@ -47,7 +56,6 @@ def static_url(name: str) -> str:
     Raises:
         KeyError: when there is no such file.
     """
-    found = asset(name)
-    if found is None:
+    if asset(name) is None:
         raise KeyError(name)
-    return f"/static/{found.digest}/{name}"
+    return f"/static/{digest()}/{name}"

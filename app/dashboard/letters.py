@@ -6,31 +6,19 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
+from app.dead_letters import DeadLetters
 from core.errors import GeoworkerError
 
 _SHOWN = 200
 _FRESH_SECONDS = 30.0
 
 
-class DeadLetterDesk(Protocol):
-    """What pages ask of the dead letters (:class:`app.dead_letters.DeadLetters`)."""
-
-    @property
-    def queues(self) -> Sequence[str]: ...
-
-    def replay(self, queue: str, number: int) -> dict[str, Any]: ...
-
-    def replay_all(self, queue: str, *, limit: int = 1000) -> Sequence[dict[str, Any]]: ...
-
-    def list(self, queue: str | None = None, *, limit: int = 100, after: int = 0) -> Sequence[dict[str, Any]]: ...
-
-
 class Letters:
     """The dead letters with what was last known of their number."""
 
-    def __init__(self, desk: DeadLetterDesk) -> None:
+    def __init__(self, desk: DeadLetters) -> None:
         self.desk = desk
         self._lock = threading.Lock()
         self._asked_at = float("-inf")
@@ -42,7 +30,7 @@ class Letters:
         Raises:
             TransportUnavailable: when the queues cannot be reached.
         """
-        found = self.desk.list(limit=_SHOWN)
+        found = self.desk.list_letters(limit=_SHOWN)
         self._note(found)
         return found
 
@@ -58,7 +46,7 @@ class Letters:
 
     def _ask(self) -> None:
         try:
-            self._note(self.desk.list(limit=_SHOWN))
+            self._note(self.desk.list_letters(limit=_SHOWN))
         except GeoworkerError:
             self._counts = {}  # health says that the transport cannot be reached
 

@@ -325,6 +325,7 @@ def test_texts_from_jobs_neither_run_nor_break_the_page(
     expect(page.get_by_role("region", name="Parameters as JSON")).to_contain_text("onerror")
     expect(page.get_by_role("region", name="Parameters as JSON")).to_have_attribute("data-shown-all", "")
     assert page.get_by_role("region", name="Parameters as JSON").evaluate("pre => pre.textContent.length") > 1_000_000
+    expect(page.get_by_role("link", name="Open as plain text")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.goto("/jobs")
     expect(page.locator(".job").filter(has_text="onerror").first).to_be_visible()

@@ -1,5 +1,6 @@
 // Forms that act: sent without leaving the page, and answered where they are.
 
+const PIECE = 4000; // characters
 const toast = document.querySelector("[data-toast]");
 
 export function say(text, bad = false) {
@@ -69,14 +70,33 @@ function showFaults(form, faults) {
   box.scrollIntoView({ block: "nearest" });
 }
 
+// A line of a million characters takes a browser minutes to lay out: blocks that are laid out when they are seen do not.
+function pieces(text) {
+  const made = [];
+  for (let start = 0; start < text.length; ) {
+    let end = Math.min(text.length, start + PIECE);
+    const line = end < text.length ? text.lastIndexOf("\n", end) : -1;
+    const cut = line > start;
+    if (cut) end = line;
+    const piece = document.createElement("span");
+    piece.className = "piece";
+    piece.dir = "auto";
+    piece.textContent = text.slice(start, end);
+    made.push(piece);
+    start = cut ? end + 1 : end;
+  }
+  return made;
+}
+
 async function showAll(link) {
   const pre = link.parentElement.querySelector("pre");
   if (!pre) return false;
   const answer = await fetch(link.href);
   if (!answer.ok) return say("The text could not be loaded.", true);
-  pre.textContent = await answer.text();
+  pre.replaceChildren(...pieces(await answer.text()));
   pre.setAttribute("data-shown-all", "");
-  link.remove();
+  link.textContent = "Open as plain text";
+  link.removeAttribute("data-show-all");
   pre.focus();
   return true;
 }
