@@ -92,7 +92,7 @@ def submit(
         submitted = session.machine.submit_job(
             job_type, parse_parameters(params, pairs), rerun=force, submitted_by="cli"
         )
-        console = Console()
+        console = Console(stderr=follow and as_json)
         if follow:
             _end(watch(session.store, submitted.job.job_id, console), console, as_json)
         if as_json:

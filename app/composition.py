@@ -23,7 +23,7 @@ from core.dispatch import Dispatcher
 from core.errors import ConfigurationError, Fault
 from core.handlers import HandlerRegistry
 from core.heartbeat import HeartbeatOptions
-from core.jobs import JobRegistry
+from core.jobs import JobRegistry, check_registries
 from core.machine import CoreMachine, MachineOptions
 from core.messages import Channel
 from core.ports import CheckpointStore, Execution, StateStore, TaskExecutor
@@ -182,6 +182,8 @@ def compose(settings: Settings, role: Role, *, database_url: str | None = None) 
     slow = {**transport.slow, Channel.CALLBACKS: timedelta(seconds=settings.callback_timeout_seconds)}
     relay = _relays(settings, outbox, store, routes, slow)
     jobs, handlers = job_registry(), handler_registry()
+    if Role.ORCHESTRATOR in role:
+        check_registries(jobs, handlers, frozenset(transport.routes))
     metrics = Metrics()
     memory = MemoryWatch(settings.memory_soft_percent / 100)
     children = process_executor(settings, conninfo, memory) if Role.WORKER in role else None

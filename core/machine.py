@@ -368,7 +368,8 @@ class CoreMachine:
                 return self._record_stop(claim, stop.reason, "the handler saved its checkpoint and stopped")
             case Returned(result=result):
                 commit = self.store.complete_task(claim, result)
-                self._publisher.publish(commit.messages)
+                if commit.messages:
+                    self._publisher.publish(commit.messages)
                 logger.info("task completed", extra={"action": "task.completed", **_ids(claim)})
                 return Finished(result=result, last_in_stage=commit.last_in_stage)
             case Raised(error=error, retry_after=retry_after):

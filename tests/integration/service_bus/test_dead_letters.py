@@ -220,3 +220,29 @@ def test_the_command_line_says_which_mode_has_dead_letters(monkeypatch: pytest.M
     monkeypatch.delenv("DOCKER_ORCHESTRATION_MODE", raising=False)
     with pytest.raises(ConfigurationError, match="DOCKER_ORCHESTRATION_MODE: must be service_bus"):
         CliRunner().invoke(cli, ["dlq", "list"], catch_exceptions=False)
+
+
+def test_a_task_whose_message_was_dead_lettered_comes_back_by_itself(desk: Desk) -> None:
+    tasks = desk.waiting_job()
+    desk.bury(2)
+    database = desk.application.database
+    database.execute("UPDATE app.tasks SET next_hint_at = now() - interval '1 second'")  # HINT_SECONDS have passed
+    desk.emulator.wait_until(lambda emulator: emulator.counts(QUEUE).active == 2, timeout=30)
+    assert {json.loads(message.body)["task_id"] for message in desk.emulator.peek(QUEUE)} == set(tasks)
+    assert len(desk.letters()) == 2, "the letters stay for a person to look at"
+    (task, _) = (desk.application.store.get_task(task_id) for task_id in tasks)
+    assert task is not None
+    assert (task.attempt, task.failures) == (0, 0)
+
+
+def test_a_task_whose_new_message_is_on_its_way_gets_no_second_one(desk: Desk) -> None:
+    desk.waiting_job()
+    desk.bury()
+    (letter,) = desk.letters()
+    desk.application.relay.stop()
+    database = desk.application.database
+    database.execute("UPDATE app.tasks SET next_hint_at = now() - interval '1 second'")
+    desk.application.sweeper.run_once()
+    answer = desk.client.post(f"/api/dead-letters/{QUEUE}/{letter['number']}/replay").json()
+    assert answer["replayed"] is False
+    assert "on its way already" in answer["detail"]
