@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from services.raster.errors import Code, RasterError
 from services.raster.footprint import Footprint
-from services.raster.histogram import histogram
 from services.raster.parameters import RasterType
 from services.raster.profile import Profile, as_json_number
 
@@ -156,9 +155,6 @@ def _band(cog: DatasetReader, profile: Profile, number: int) -> dict[str, Any]:
     statistics = _statistics(cog.tags(number + 1))
     if statistics:
         band["statistics"] = statistics
-    spread = histogram(cog, number + 1)
-    if spread is not None:
-        band["raster:histogram"] = spread
     return band
 
 
