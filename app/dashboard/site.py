@@ -20,6 +20,7 @@ from app.dashboard.live import Hub, LiveView, Rendered
 from app.dashboard.session import Sessions
 from app.dashboard.templating import environment
 from app.process_report import version
+from app.recording import record
 from core.errors import GeoworkerError
 from infrastructure.postgres.action_store import Action, Via
 from infrastructure.postgres.dashboard_store import DashboardStore
@@ -160,7 +161,8 @@ class Site:
 
     def record(self, request: Request, action: str, **facts: Any) -> None:
         """Keep who did what."""
-        self.application.actions.record(Action(actor=caller_name(request), via=Via.DASHBOARD, action=action, **facts))
+        done_by = caller_name(request)
+        record(self.application.actions, Action(actor=done_by, via=Via.DASHBOARD, action=action, **facts))
 
 
 def caller_name(request: Request) -> str:
