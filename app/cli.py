@@ -247,6 +247,7 @@ def demo(force: bool, source: Path | None, data_dir: Path | None, as_json: bool)
 
     settings = settings_from(
         data_dir,
+        host="127.0.0.1",  # it serves nobody
         docker_orchestration_mode=OrchestrationMode.IN_MEMORY,
         log_level="WARNING",
         log_format=LogFormat.CONSOLE,

@@ -267,6 +267,8 @@ def compose(settings: Settings, role: Role, *, database_url: str | None = None) 
 
 _SLOW_BATCH = 8  # what the dispatchers POST side by side
 _HOLD_MARGIN = timedelta(seconds=15)
+# A queue that is away is away for every message: what is left waiting for it must not wait minutes after it is back.
+_QUICK_BACKOFF = Backoff(base=timedelta(seconds=0.5), cap=timedelta(seconds=15))
 
 
 def _relays(
@@ -296,7 +298,7 @@ def _relays(
         for channel, route in routes.items()
         if channel in slow
     ]
-    return RelayLanes(Relay(outbox, store, quick, status=status), lanes)
+    return RelayLanes(Relay(outbox, store, quick, RelayOptions(backoff=_QUICK_BACKOFF), status=status), lanes)
 
 
 def _trigger(settings: Settings, role: Role, database: Database) -> HttpTrigger | None:
