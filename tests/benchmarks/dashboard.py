@@ -1,4 +1,4 @@
-"""The dashboard with 100,000 jobs and a job of 10,000 tasks: load time and weight in Chromium, and the cost of being live.
+"""The dashboard with 100,000 jobs and 10,000 tasks: load time and weight in Chromium, and the cost of being live.
 
 ``python -m tests.benchmarks.dashboard [jobs [tasks]]``
 """
