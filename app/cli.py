@@ -15,6 +15,7 @@ from app.cli_callbacks import callbacks
 from app.cli_config import config
 from app.cli_dlq import dlq
 from app.cli_options import as_json, data_dir, find_job, settings_from
+from app.cli_rehearse import rehearse_command
 from app.cli_replay import replay
 from app.cli_show import jobs_table, print_job, print_json, watch
 from app.composition import Role
@@ -42,6 +43,7 @@ def cli() -> None:
 cli.add_command(config)
 cli.add_command(replay)
 cli.add_command(callbacks)
+cli.add_command(rehearse_command)
 cli.add_command(dlq)
 
 
