@@ -104,6 +104,7 @@ def test_the_same_request_again_runs_nothing_twice_and_another_one_is_a_conflict
         ({"task_id": ""}, 422, "task_id"),
         ({"task_id": "a b"}, 422, "task_id"),
         ({"task_id": "x", "colour": 1}, 422, "colour"),
+        ({"task_id": "x", "max_attempts": 0}, 422, "max_attempts"),
         ({"task_id": "x", "task_type": "hello_world_greeting", "params": {"index": -1}}, 422, "index"),
         (
             {"task_id": "x", "task_type": "hello_world_greeting", "callback_url": "https://example.org/x"},
