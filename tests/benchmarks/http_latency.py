@@ -184,9 +184,8 @@ def measure(rates: list[int], seconds: float) -> None:
             httpx.post(f"{worker.url}/task/start", json=body).raise_for_status()
             port = int(worker.url.rsplit(":", 1)[1])
             held = 0
-            print(
-                f"warm-up, {asyncio.run(open_loop(port, rates[0], _WARM_UP_SECONDS, worker.process.pid)).line().strip()}"
-            )
+            warm_up = asyncio.run(open_loop(port, rates[0], _WARM_UP_SECONDS, worker.process.pid))
+            print(f"warm-up, {warm_up.line().strip()}")
             for rate in rates:
                 figures = asyncio.run(open_loop(port, rate, seconds, worker.process.pid))
                 print(figures.line(), flush=True)
