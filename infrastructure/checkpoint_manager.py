@@ -139,7 +139,7 @@ class CheckpointManager:
         data: Mapping[str, Any] | None = None,
         validate_artifact: ArtifactCheck | None = None,
         *,
-        artifacts: Iterable[Path] = (),
+        artifacts: Iterable[Path | str] = (),
     ) -> None:
         """Record ``phase`` as complete, merge ``data``, and forget the cursor.
 
@@ -151,7 +151,11 @@ class CheckpointManager:
             self._save(phase, data or {}, validate_artifact, artifacts)
 
     def _save(
-        self, phase: int, data: Mapping[str, Any], validate_artifact: ArtifactCheck | None, artifacts: Iterable[Path]
+        self,
+        phase: int,
+        data: Mapping[str, Any],
+        validate_artifact: ArtifactCheck | None,
+        artifacts: Iterable[Path | str],
     ) -> None:
         before = self._checkpoint
         if phase < max(1, before.phase):
@@ -160,7 +164,7 @@ class CheckpointManager:
             )
         if validate_artifact is not None and not validate_artifact():
             raise ArtifactInvalid(f"the artifact of phase {phase} did not pass its check")
-        facts = {str(path): {**_facts(path, phase), "phase": phase} for path in artifacts}
+        facts = {str(path): {**_facts(Path(path), phase), "phase": phase} for path in artifacts}
         self.flush()
         self._write(
             Checkpoint(
