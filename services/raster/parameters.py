@@ -162,6 +162,9 @@ class CogParameters(JobParameters):
         default=None, description="What the pixels mean. Left out, it is detected; decides resampling and stretch."
     )
     compression: Compression = Field(default=Compression.DEFLATE, description="Codec. The default is lossless.")
+    level: int | None = Field(
+        default=None, ge=1, le=22, description="Effort of deflate (1 to 12, default 6) or zstd (1 to 22, default 9)."
+    )
     quality: int = Field(default=85, ge=1, le=100, description="Quality of jpeg and webp; webp at 100 is lossless.")
     resampling: Resampling | None = Field(
         default=None, description="For reprojection. Default: nearest for categories, else bilinear."
@@ -207,3 +210,16 @@ class ProcessRaster(ReadParameters, CogParameters, ItemParameters):
     """Parameters of ``process_raster_v2``, ``process_raster_docker`` and ``process_raster_complete``."""
 
     output_dir: OutputDirectory = None
+    tiling_threshold_mb: float | None = Field(
+        default=None,
+        ge=0,
+        description="Declared size (width x height x bands x bytes) in MiB above which the output is a mosaic of tiles "
+        "instead of one COG. Default: the worker's RASTER_TILING_THRESHOLD_MB.",
+    )
+    tile_size: int | None = Field(
+        default=None,
+        ge=512,
+        le=16384,
+        multiple_of=512,
+        description="Width and height of a tile in pixels, a multiple of 512. Default: what memory allows, up to 4096.",
+    )
