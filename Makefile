@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo dev test test-all lint types imports check docs lock clean help
+.PHONY: demo dev test test-all tools lint types imports check lint-deploy replay check-deploy docs lock clean help
 
 help:  ## What there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,12 @@ test: $(BIN)/geoworker  ## The default test suite
 test-all: $(BIN)/geoworker  ## Every test, the slow ones too
 	$(BIN)/python -m pytest $(ARGS)
 
+tools: tests/tools/node_modules/.package-lock.json  ## Servers that tests start: Azurite, a Blob Storage (needs npm)
+
+tests/tools/node_modules/.package-lock.json: tests/tools/package-lock.json
+	cd tests/tools && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
 lint: $(BIN)/geoworker  ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -38,6 +44,20 @@ imports: $(BIN)/geoworker  ## The layer contracts
 
 check: lint types imports test  ## What CI runs
 
+lint-deploy: $(BIN)/geoworker  ## hadolint, actionlint, shellcheck, the compose specification's schema
+	$(BIN)/hadolint deploy/worker/Dockerfile
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/actionlint deploy/github/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows deploy/github/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
+	$(BIN)/shellcheck .ci/run
+
+replay: $(BIN)/geoworker  ## Do the image's steps in a throwaway root, and run what comes out (needs root)
+	$(BIN)/python deploy/worker/replay
+
+check-deploy: lint-deploy  ## Everything under deploy/ that can be checked without an engine and without Azure
+	$(BIN)/python -m pytest tests/deploy
+	$(MAKE) replay
+
 docs: $(BIN)/geoworker  ## The pages made from the code
 	$(BIN)/geoworker config docs --output docs/configuration.md
 
@@ -46,6 +66,11 @@ lock:  ## Pin every dependency with its hashes (needs uv)
 	  --output-file requirements/runtime.lock pyproject.toml
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	  --extra dev --output-file requirements/dev.lock pyproject.toml requirements/build.in
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	  --constraint requirements/runtime.lock --output-file requirements/azure-monitor.lock requirements/azure-monitor.in
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	  --constraint requirements/dev.lock --output-file requirements/build.lock requirements/build.in
+	uv run --quiet --no-project --with packaging python deploy/function_app/package.py requirements
 
 clean:  ## Remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

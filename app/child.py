@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from app.settings import Settings
+from app.storage import storage_spec
+from core.storage import Storage
 from infrastructure.connection_pool import ConnectionPoolManager, PoolSettings
 from infrastructure.inline_executor import HandlerParts
 from infrastructure.postgres.checkpoint_store import PostgresCheckpointStore
 from infrastructure.postgres.database import Database
+from infrastructure.storage.handler_storage import HandlerStorage, StorageSpec
 from services.registry import handler_registry
 
 BOOTSTRAP = "app.child:parts"
@@ -24,14 +27,23 @@ def arguments(settings: Settings, conninfo: str) -> Mapping[str, Any]:
         "entra": settings.database_entra_auth,
         "work_root": str(settings.work_root),
         "output_dir": str(settings.output_dir),
+        "output_url": settings.output_url,
+        "storage": storage_spec(settings).as_dict(),
     }
 
 
-def handler_services(output_dir: Path, database: Database) -> Mapping[str, Any]:
+def handler_services(
+    output_dir: Path, database: Database, storage: Storage, output_url: str | None = None
+) -> Mapping[str, Any]:
     """What handlers are offered by name (``context.services``) in every process with a database."""
     from infrastructure.postgres.h3_store import PostgresGridStore
 
-    return {"output_dir": output_dir, "h3_grid_store": PostgresGridStore(database)}
+    return {
+        "output_dir": output_dir,
+        "output_address": output_url,
+        "storage": storage,
+        "h3_grid_store": PostgresGridStore(database),
+    }
 
 
 @contextmanager
@@ -48,12 +60,14 @@ def parts(told: Mapping[str, Any]) -> Iterator[HandlerParts]:
         password=password,
     )
     database = Database(pool)
+    storage = HandlerStorage(StorageSpec.from_dict(told["storage"]))
     try:
         yield HandlerParts(
             handlers=handler_registry(),
             checkpoints=PostgresCheckpointStore(database),
             work_root=Path(told["work_root"]),
-            services=handler_services(Path(told["output_dir"]), database),
+            services=handler_services(Path(told["output_dir"]), database, storage, told["output_url"]),
         )
     finally:
+        storage.close()
         pool.close()

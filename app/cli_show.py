@@ -29,6 +29,7 @@ _COLOURS = {
     "completed_with_errors": "dark_orange",
 }
 _POLL_SECONDS = 0.25
+_LINE_SECONDS = 2.0  # between lines of a watched job, where there is no terminal to draw on
 
 
 def print_json(data: Any) -> None:
@@ -119,13 +120,17 @@ def _stage_progress(view: Mapping[str, Any], stage: Mapping[str, Any]) -> tuple[
         return percent, f"{stage['ended']}/{stage['total']} tasks{failed}"
     if not running:
         return percent, ""
-    progress = running[0]["progress"]
+    return percent, progress_text(running[0]["progress"])
+
+
+def progress_text(progress: Mapping[str, Any]) -> str:
+    """What is being done, how fast, and how long it will take: ``writing COG  2.1 M pixels/s  40 s left``."""
     parts = [progress["message"]]
     if progress["rate"]:
         parts.append(f"{_quantity(progress['rate'])} {progress['unit'] or ''}/s")
     if progress["eta_seconds"] is not None:
         parts.append(f"{progress['eta_seconds']:.0f} s left")
-    return percent, "  ".join(part for part in parts if part)
+    return "  ".join(part for part in parts if part)
 
 
 def _quantity(value: float) -> str:
@@ -136,15 +141,20 @@ def _quantity(value: float) -> str:
 
 
 def _watch_lines(store: StateStore, job_id: str, console: Console) -> Mapping[str, Any]:
-    last = ""
+    """A line whenever a task ends, and every few seconds while one goes on."""
+    last, last_state, printed_at = "", "", 0.0
 
     def show(view: Mapping[str, Any]) -> None:
-        nonlocal last
+        nonlocal last, last_state, printed_at
         stages = "; ".join(f"{stage['name']} {stage['ended']}/{stage['total']}" for stage in view["stages"])
-        line = f"{view['status']:<12} {view['percent']:5.1f}%  {stages}"
-        if line != last:
-            console.print(line, markup=False, highlight=False)
-            last = line
+        state = f"{view['status']} {stages}"
+        at_work = next((task["progress"] for task in view["running"] if task["progress"]), None)
+        detail = f"  {progress_text(at_work)}" if at_work is not None else ""
+        line = f"{view['status']:<12} {view['percent']:5.1f}%  {stages}{detail}"
+        now = time.monotonic()
+        if state != last_state or (line != last and now - printed_at >= _LINE_SECONDS):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            last, last_state, printed_at = line, state, now
 
     return _follow(store, job_id, show)
 
@@ -171,6 +181,10 @@ def print_job(view: Mapping[str, Any], console: Console) -> None:
             seconds,
         )
     console.print(table)
+    for task in view["running"]:
+        if task["progress"]:
+            where = f"  task {task['task_index']} of stage {task['stage']}: {task['progress']['percent']:.0f}%"
+            console.print(Text(f"{where}  {progress_text(task['progress'])}"))
     if view["error"]:
         console.print(Text.assemble(("error    ", "bold red"), view["error"]["message"]))
     for error in view["errors"][:5]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, assert_never
 from app import child
 from app.lifecycle import DockerWorkerLifecycle
 from app.settings import OrchestrationMode, Settings
+from app.storage import storage_spec
 from app.worker import BackgroundQueueWorker
 from core.dispatch import Dispatcher
 from core.errors import ConfigurationError, Fault
@@ -40,6 +41,7 @@ from infrastructure.process_executor.bootstrap import ChildSpec
 from infrastructure.process_executor.executor import ExecutorOptions, ProcessExecutor
 from infrastructure.process_executor.supervision import SupervisionRules
 from infrastructure.relay import Relay, RelayOptions
+from infrastructure.storage.handler_storage import HandlerStorage
 from infrastructure.sweeper import Sweeper
 from infrastructure.telemetry.handles import MeteredHandle, TracedHandle
 from infrastructure.telemetry.metrics import Metrics
@@ -164,12 +166,13 @@ def compose(settings: Settings, role: Role, *, database_url: str | None = None) 
     metrics = Metrics()
     memory = MemoryWatch(settings.memory_soft_percent / 100)
     children = process_executor(settings, conninfo, memory) if Role.WORKER in role else None
+    storage = HandlerStorage(storage_spec(settings))
     machine = CoreMachine(
         jobs=jobs,
         handlers=handlers,
         store=store,
         publisher=relay,
-        executor=_executor(settings, handlers, database, children),
+        executor=_executor(settings, handlers, database, storage, children),
         options=MachineOptions(
             worker_id=settings.worker_id,
             lease=timedelta(seconds=settings.lease_seconds),
@@ -194,7 +197,14 @@ def compose(settings: Settings, role: Role, *, database_url: str | None = None) 
     lifecycle = DockerWorkerLifecycle(
         list(workers.values()),
         [relay, sweeper],
-        [machine.close, tracer.close, *(route.close for route in routes.values()), *transport.close, pool.close],
+        [
+            machine.close,
+            storage.close,
+            tracer.close,
+            *(route.close for route in routes.values()),
+            *transport.close,
+            pool.close,
+        ],
         grace=settings.shutdown_grace_seconds,
     )
     metrics.watch_heartbeats(machine.heartbeat_counts)
@@ -376,14 +386,18 @@ def _concurrency(settings: Settings, channel: Channel) -> int:
 
 
 def _executor(
-    settings: Settings, handlers: HandlerRegistry, database: Database, children: ProcessExecutor | None
+    settings: Settings,
+    handlers: HandlerRegistry,
+    database: Database,
+    storage: HandlerStorage,
+    children: ProcessExecutor | None,
 ) -> TaskExecutor:
     inline = InlineExecutor(
         HandlerParts(
             handlers=handlers,
             checkpoints=PostgresCheckpointStore(database),
             work_root=settings.work_root,
-            services=child.handler_services(settings.output_dir, database),
+            services=child.handler_services(settings.output_dir, database, storage, settings.output_url),
         )
     )
     if children is None:

@@ -13,8 +13,10 @@ from typing import Any
 from app.composition import Role, transport_for
 from app.session import open_session
 from app.settings import OrchestrationMode, Settings
+from app.storage import storage_spec
 from core.errors import GeoworkerError
 from infrastructure.postgres.migrations import pending
+from infrastructure.storage.handler_storage import HandlerStorage
 
 
 class Verdict(StrEnum):
@@ -48,6 +50,7 @@ def diagnose(settings: Settings) -> list[Finding]:
         _database,
         _gdal,
         _disk,
+        _storage,
         _memory,
         _identity,
     ]
@@ -122,6 +125,24 @@ def _disk(settings: Settings) -> Finding:
         advice = f"free some, or lower MIN_FREE_DISK_MB ({settings.min_free_disk_mb})"
         return Finding("disk", Verdict.FAULT, f"{free} MiB free at {root}", advice)
     return Finding("disk", Verdict.OK, f"{free} MiB free at {root}")
+
+
+def _storage(settings: Settings) -> Finding:
+    spec = storage_spec(settings)
+    absent = [root for root in settings.source_allowed_roots if not os.path.isdir(root)]
+    if absent:
+        text = f"SOURCE_ALLOWED_ROOTS: {', '.join(absent)} is not there"
+        return Finding("storage", Verdict.WARNING, text, "mount it, or take it off the list")
+    storage = HandlerStorage(spec)
+    try:
+        if settings.output_url is not None:
+            storage.destination(settings.output_url, field="OUTPUT_URL")
+        blob = storage.check_blob()
+    finally:
+        storage.close()
+    local = "the whole disk" if spec.source_roots is None else ", ".join(spec.source_roots)
+    hosts = ", ".join(spec.allowed_hosts) or "none"
+    return Finding("storage", Verdict.OK, f"sources: {local}; hosts: {hosts}; Blob Storage: {blob or 'not set up'}")
 
 
 def _memory(_: Settings) -> Finding:

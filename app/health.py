@@ -37,14 +37,24 @@ def database_health(application: Application) -> dict[str, Any]:
     }
 
 
+def dead_because(application: Application) -> str | None:
+    """Why this process should be restarted, or None: a worker loop has ended although nobody asked it to.
+
+    Asks nothing of the database: one that is away is no reason to restart.
+    """
+    if application.lifecycle.is_shutting_down:
+        return None
+    dead = [name for name, worker in application.workers.items() if worker.started and not worker.healthy]
+    return f"not running: {', '.join(dead)}" if dead else None
+
+
 def not_ready_because(application: Application) -> str | None:
     """Why this process should get no work now, or None."""
     state = application.lifecycle.state
     if state is not LifecycleState.RUNNING:
         return str(state)
-    dead = [name for name, worker in application.workers.items() if worker.started and not worker.healthy]
-    if dead:
-        return f"not running: {', '.join(dead)}"
+    if (dead := dead_because(application)) is not None:
+        return dead
     if not database_health(application)["reachable"]:
         return "the database cannot be reached"
     return None

@@ -14,6 +14,11 @@ from core.stopping import StopReason
 
 logger = logging.getLogger(__name__)
 
+RECORDING_SECONDS = 3.0
+"""What recording the end of a task may take after its grace is over."""
+CLOSING_SECONDS = 6.0
+"""What flushing the outbox and closing connections may take after that, whatever is out of reach."""
+
 
 class LifecycleState(StrEnum):
     """Where the process is in its life."""
@@ -63,6 +68,11 @@ class DockerWorkerLifecycle:
         return self._state
 
     @property
+    def longest_stop(self) -> float:
+        """Seconds after which a stop is over even when the database, the queue and the handlers are deaf."""
+        return self._grace + RECORDING_SECONDS + CLOSING_SECONDS
+
+    @property
     def is_shutting_down(self) -> bool:
         """Whether a stop was asked for."""
         return self._state in (LifecycleState.SHUTTING_DOWN, LifecycleState.STOPPED)
@@ -95,17 +105,13 @@ class DockerWorkerLifecycle:
         self.initiate_shutdown()
         started = self._stopping_since or time.monotonic()
         # The executor ends a handler that does not listen when the grace is over; recording that takes a moment more.
-        deadline = started + self._grace + 3.0
+        deadline = started + self._grace + RECORDING_SECONDS
         ended = True
         for worker in self.workers:
             ended &= worker.join(max(0.1, deadline - time.monotonic()))
         for part in reversed(self._background):
             part.stop()
-        for close in self._close:
-            try:
-                close()
-            except Exception:  # one part that fails to close must not keep the others open
-                logger.exception("a part failed to close", extra={"action": "worker.close_failed"})
+        ended &= self._close_all(until=started + self.longest_stop - 1.0)
         self._state = LifecycleState.STOPPED
         self.stopped.set()
         logger.info(
@@ -114,3 +120,18 @@ class DockerWorkerLifecycle:
             extra={"action": "worker.stopped", "drained": ended},
         )
         return ended
+
+    def _close_all(self, *, until: float) -> bool:
+        """Close every part in order; False when that is not over at ``until`` (a broker that does not answer)."""
+
+        def close_in_order() -> None:
+            for close in self._close:
+                try:
+                    close()
+                except Exception:  # one part that fails to close must not keep the others open
+                    logger.exception("a part failed to close", extra={"action": "worker.close_failed"})
+
+        closing = threading.Thread(target=close_in_order, name="closing", daemon=True)
+        closing.start()
+        closing.join(max(1.0, until - time.monotonic()))
+        return not closing.is_alive()

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, assert_never
 
 from app.settings import Settings
+from app.storage import storage_spec
 from core.ports import Raised, Returned, Stopped
 from core.records import Checkpoint, Claim, Progress, RunsOn, TaskRecord
 from core.states import TaskStatus
 from core.stopping import StopToken
 from infrastructure.inline_executor import HandlerParts, run_claimed
+from infrastructure.storage.handler_storage import HandlerStorage
+from infrastructure.storage.signatures import lifted
 from services.registry import handler_registry
 
 
@@ -49,8 +53,12 @@ def run_one(
     """
     handlers = handler_registry()
     spec = handlers[task_type]
+    parameters, signed = lifted(parameters)
+    storage = HandlerStorage(replace(storage_spec(settings, local=True), lent_urls=signed))
     services = {
         "output_dir": output_dir.resolve() if output_dir is not None else settings.output_dir,
+        "output_address": settings.output_url if output_dir is None else None,
+        "storage": storage,
         "h3_grid_store": _grid_store(),
     }
     task = TaskRecord(
@@ -71,6 +79,7 @@ def run_one(
             handlers=handlers, checkpoints=_ForgetfulCheckpoints(), work_root=Path(work_root), services=services
         )
         execution = run_claimed(claim, parts, StopToken())
+    storage.close()
     match execution:
         case Returned(result=result):
             return True, result

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SECOND_SIGNAL_EXIT_CODE = 130
+_OVERDUE_EXIT_CODE = 1
 
 
 class DrainingServer(uvicorn.Server):
@@ -40,6 +42,7 @@ class DrainingServer(uvicorn.Server):
         self._signals += 1
         if self._signals > 1:
             os._exit(_SECOND_SIGNAL_EXIT_CODE)
+        threading.Thread(target=self._leave_when_overdue, name="exit-deadline", daemon=True).start()
         threading.Thread(target=self._drain, name="drain", daemon=True).start()
 
     def _drain(self) -> None:
@@ -47,6 +50,12 @@ class DrainingServer(uvicorn.Server):
             self._application.lifecycle.drain()
         finally:
             self.should_exit = True
+
+    def _leave_when_overdue(self) -> None:
+        """The last resort: a thread that hangs in a call out of reach must not hold the process beyond its time."""
+        time.sleep(self._application.lifecycle.longest_stop)
+        logger.error("the stop took too long; leaving as things are", extra={"action": "worker.overdue"})
+        os._exit(_OVERDUE_EXIT_CODE)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

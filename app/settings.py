@@ -90,7 +90,8 @@ class Settings(BaseModel):
     shutdown_grace_seconds: Seconds = Field(
         default=20.0,
         description="How long a running handler has after SIGTERM to save its checkpoint and return. "
-        "Keep it below the platform's stop time (30 s on App Service and Container Apps).",
+        "Keep it nine seconds below the platform's stop time (30 s on App Service and Container Apps): recording and "
+        "closing may take that long when the database or the broker is out of reach.",
     )
     task_timeout_seconds: Seconds | None = Field(
         default=None, description="Time limit of a task that has none of its own. Unset: none."
@@ -111,6 +112,43 @@ class Settings(BaseModel):
     )
     etl_mount: Path | None = Field(
         default=None, description="Directory for work files and outputs (`/mounts/etl-temp`). Unset: `DATA_DIR`."
+    )
+
+    # Storage
+    source_allowed_roots: Names = Field(
+        default=(),
+        description="Directories that sources may be read from, comma-separated; `/` opens the whole disk. Unset: the "
+        "whole disk in `in_memory` mode on a loopback address, where work is of this machine only; else `ETL_MOUNT` "
+        "and `DATA_DIR` only.",
+    )
+    output_allowed_roots: Names = Field(
+        default=(), description="Directories that `output_dir` may name, comma-separated. Unset: likewise."
+    )
+    source_allowed_hosts: Names = Field(
+        default=(),
+        description="Hosts that `https://` sources may be had from (`*.example.org` matches subdomains). Unset: none.",
+    )
+    source_sas_urls: Secrets = Field(
+        default=(),
+        description="SAS URLs of containers or blobs, comma-separated (`https://<account>.blob.core.windows.net/bronze?sv=…"
+        "&sig=…`): sources below them are read with their signature. Parameters never carry one.",
+    )
+    source_max_mb: int = Field(default=102_400, ge=1, description="Largest remote source (MiB) that is copied here.")
+    source_ca_bundle: Path | None = Field(
+        default=None, description="Certificates (PEM) to trust for `https://` sources, beside the usual authorities."
+    )
+    blob_account_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^/?#@]+(/[A-Za-z0-9-]+)?/?$",
+        description="Account of Blob Storage for sources and outputs (`https://<account>.blob.core.windows.net`).",
+    )
+    blob_account_key: SecretStr | None = Field(
+        default=None, description="Its key. Unset: an Entra identity (managed or workload identity, `az login`)."
+    )
+    output_url: str | None = Field(
+        default=None,
+        pattern=r"^(az|https?)://[^?#@]+$",
+        description="Where outputs go by default when no directory: `az://container/prefix` of `BLOB_ACCOUNT_URL`.",
     )
 
     # Service Bus

@@ -75,6 +75,17 @@ CATALOGUE: Mapping[str, Mapping[str, Use]] = {
         "min_free_disk_mb": Use(processes=_RUNNERS),
         "etl_mount": EVERYWHERE,
     },
+    "Storage": {
+        "source_allowed_roots": EVERYWHERE,
+        "output_allowed_roots": EVERYWHERE,
+        "source_allowed_hosts": EVERYWHERE,
+        "source_sas_urls": EVERYWHERE,
+        "source_max_mb": EVERYWHERE,
+        "source_ca_bundle": EVERYWHERE,
+        "blob_account_url": EVERYWHERE,
+        "blob_account_key": EVERYWHERE,
+        "output_url": EVERYWHERE,
+    },
     "Service Bus": {
         "service_bus_connection_string": Use(processes=_APART, modes=_SERVICE_BUS),
         "service_bus_fqdn": Use(processes=_APART, modes=_SERVICE_BUS),

@@ -44,8 +44,12 @@ class Trial:
     state_snapshot: Mapping[str, Any] = field(default_factory=dict)
 
 
-def try_handler(task_type: str, parameters: Mapping[str, Any], job_type: str, *, time_limit: float) -> Trial:
+def try_handler(
+    task_type: str, parameters: Mapping[str, Any], job_type: str, *, time_limit: float, storage: Mapping[str, Any]
+) -> Trial:
     """Run a registered handler on mock infrastructure, in a child process with a directory that goes with it.
+
+    ``storage`` says which sources it may read (``StorageSpec.as_dict()``).
 
     At ``time_limit`` seconds the handler is asked to stop; ``STOP_GRACE_SECONDS`` later its process group is killed.
     """
@@ -53,6 +57,7 @@ def try_handler(task_type: str, parameters: Mapping[str, Any], job_type: str, *,
     with tempfile.TemporaryDirectory(prefix="geoworker-trial-") as name:
         parcel = Path(name)
         request = {"task_type": task_type, "parameters": parameters, "job_type": job_type, "time_limit": time_limit}
+        request["storage"] = storage
         (parcel / _REQUEST).write_text(json.dumps(request))
         ended = _run(parcel, time_limit + STOP_GRACE_SECONDS)
         elapsed = round(time.monotonic() - started, 3)
@@ -109,6 +114,7 @@ def _kill_group(child: subprocess.Popen[bytes]) -> None:
 def main(parcel: Path) -> None:
     """Run the parcel's request and leave the answer beside it."""
     from core.stopping import StopReason, StopToken
+    from infrastructure.storage.handler_storage import HandlerStorage, StorageSpec
     from testing import setup_single_task_test
     from testing.test_core_machine import DefaultServices
 
@@ -118,7 +124,7 @@ def main(parcel: Path) -> None:
         request["parameters"],
         request["job_type"],
         work_root=parcel / "work",
-        services=DefaultServices(parcel / "outputs"),
+        services=DefaultServices(parcel / "outputs", storage=HandlerStorage(StorageSpec.from_dict(request["storage"]))),
     )
     stop = StopToken()
     timer = threading.Timer(request["time_limit"], stop.request, [StopReason.TIMEOUT])

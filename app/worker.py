@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -135,9 +136,10 @@ class BackgroundQueueWorker:
         self._stop.request(reason)
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait for the loops; True when all have ended."""
+        """Wait for the loops, ``timeout`` seconds for all of them together; True when all have ended."""
+        give_up_at = None if timeout is None else time.monotonic() + timeout
         for thread in self._threads:
-            thread.join(timeout)
+            thread.join(None if give_up_at is None else max(0.0, give_up_at - time.monotonic()))
         return not self.alive
 
     @property

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from core.errors import ErrorInfo
 from core.records import Progress
 from core.stopping import StopReason, StopToken
 
@@ -110,6 +111,9 @@ class DockerTaskContext:
     """Reaches a handler as its second argument.
 
     ``work_path`` names :attr:`work_dir`; ``services`` are what this process offers to handlers, by name.
+    ``previous_error`` is how the last failed attempt failed (``code`` is ``MEMORY`` or ``OUT_OF_MEMORY`` when it used
+    too much memory, ``TIMEOUT`` when it took too long), so that a handler can go about it otherwise.
+    ``task_repo`` is for handlers that make their own ``CheckpointManager(task_id, task_repo)``.
     """
 
     task_id: str
@@ -124,8 +128,8 @@ class DockerTaskContext:
     progress_sink: ProgressSink
     work_path: Path
     services: Mapping[str, Any] = field(default_factory=dict)
-    min_progress_interval: float = 0.5
-    _last_sent: float = field(default=-1e9, repr=False)
+    previous_error: ErrorInfo | None = None
+    task_repo: object | None = None
     _started: float = field(default_factory=time.monotonic, repr=False)
     _base: float | None = field(default=None, repr=False)
 
@@ -165,7 +169,7 @@ class DockerTaskContext:
         total: float | None = None,
         unit: str | None = None,
     ) -> None:
-        """Say how far the task is. Cheap to call often: writes are throttled, except for 100 %.
+        """Say how far the task is. Cheap to call often: the sink writes twice a second, and always the last report.
 
         Args:
             percent: 0 to 100; derived from ``done`` and ``total`` when left out.
@@ -178,8 +182,6 @@ class DockerTaskContext:
             percent = 100.0 * done / total if done is not None and total else 0.0
         percent = min(100.0, max(0.0, float(percent)))
         now = time.monotonic()
-        if percent < 100.0 and now - self._last_sent < self.min_progress_interval:
-            return
         rate = eta = None
         if done is not None:
             if self._base is None or done < self._base:
@@ -188,7 +190,6 @@ class DockerTaskContext:
             if elapsed > 0 and done > self._base:
                 rate = (done - self._base) / elapsed
                 eta = (total - done) / rate if total is not None else None
-        self._last_sent = now
         self.progress_sink(
             Progress(
                 percent=percent,

@@ -20,7 +20,7 @@ HandlerResult = Mapping[str, Any]
 
 HandlerFunction = Callable[..., HandlerResult]
 """``handler(params, context)``, or the older ``handler(params)`` that finds ``_docker_context``, ``_task_id``,
-``_job_id``, ``_job_type`` and ``_stage`` among its parameters."""
+``_job_id``, ``_job_type``, ``_stage`` and ``_task_repo`` among its parameters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +66,7 @@ class HandlerSpec:
                 "_job_id": context.job_id,
                 "_job_type": context.job_type,
                 "_stage": context.stage,
+                "_task_repo": context.task_repo,
             }
         )
 

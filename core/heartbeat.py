@@ -21,10 +21,18 @@ _PARKED_POLLS = 15
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeartbeatOptions:
-    """``interval`` between renewals of the lease, ``poll`` between looks at whether the job still wants the task."""
+    """``interval`` between renewals of the lease, ``poll`` between looks at whether the job still wants the task.
+
+    A renewal is never later than its interval because ``poll`` is longer.
+    """
 
     interval: timedelta = timedelta(seconds=20)
     poll: timedelta = timedelta(seconds=2)
+
+    @property
+    def pause(self) -> timedelta:
+        """How long the thread sleeps between two looks."""
+        return min(self.poll, self.interval / 2)
 
 
 @dataclass(slots=True)
@@ -75,7 +83,7 @@ class Heartbeat:
             self._changed.notify()
 
     def _run(self) -> None:
-        poll = self._options.poll.total_seconds()
+        poll = self._options.pause.total_seconds()
         idle = 0
         while True:
             with self._changed:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, overload
 
 from core.docker_context import ArtifactCheck
 from core.errors import Fault, InvalidInput, StoreUnavailable, TransientError
@@ -21,6 +21,7 @@ from core.ports import CheckpointStore
 from core.records import Checkpoint, Claim
 from core.stopping import StopReason, StopToken
 from infrastructure.item_log import BufferedItemLog
+from infrastructure.task_repository import TaskRepository
 
 logger = logging.getLogger(__name__)
 
@@ -37,40 +38,73 @@ class ArtifactInvalid(TransientError):
     """What a phase says it produced is not there or not whole; nothing was saved."""
 
 
+@dataclass(slots=True)
+class _State:
+    """What one execution knows of its checkpoint."""
+
+    claim: Claim
+    store: CheckpointStore
+    stop: StopToken
+    item_flush_seconds: float
+    loaded: Checkpoint | None = None
+    items: dict[int, BufferedItemLog] = field(default_factory=dict)
+    shutdown_event: ShutdownEvent | None = None
+
+
 class CheckpointManager:
     """The checkpoint of one execution. Loaded when first asked for; every write is fenced by the claim.
+
+    ``CheckpointManager(task_id, task_repo)``, with ``context.task_repo``, is how handlers of the older kind make one:
+    it is another name for ``context.checkpoint``. The worker makes it from the claim, the store and the stop token.
 
     All methods that write raise :class:`~core.errors.ClaimLost` when another attempt owns the task.
     """
 
+    @overload
+    def __init__(self, task: str, store: TaskRepository) -> None: ...
+
+    @overload
     def __init__(
-        self, claim: Claim, store: CheckpointStore, stop: StopToken, *, item_flush_seconds: float = 1.0
+        self, task: Claim, store: CheckpointStore, stop: StopToken, *, item_flush_seconds: float = 1.0
+    ) -> None: ...
+
+    def __init__(
+        self,
+        task: str | Claim,
+        store: TaskRepository | CheckpointStore,
+        stop: StopToken | None = None,
+        *,
+        item_flush_seconds: float = 1.0,
     ) -> None:
-        self._claim = claim
-        self._store = store
-        self._stop = stop
-        self._shutdown_event: ShutdownEvent | None = None
-        self._item_flush_seconds = item_flush_seconds
-        self._loaded: Checkpoint | None = None
-        self._items: dict[int, BufferedItemLog] = {}
+        self._state: _State
+        if isinstance(task, str) and isinstance(store, TaskRepository):
+            self._state = store.checkpoint_of(task)._state
+        elif isinstance(task, Claim) and not isinstance(store, TaskRepository):
+            self._state = _State(task, store, stop or StopToken(), item_flush_seconds)
+        else:
+            raise InvalidInput(
+                "CheckpointManager",
+                [Fault("task_repo", "must be context.task_repo for a task id", type(store).__name__)],
+            )
 
     @property
     def _checkpoint(self) -> Checkpoint:
-        if self._loaded is None:
-            stored = self._store.load_checkpoint(self._claim)
-            self._loaded = _verified(stored)
-            if self._loaded != stored:
-                self._roll_back(self._loaded)
-        return self._loaded
+        state = self._state
+        if state.loaded is None:
+            stored = state.store.load_checkpoint(state.claim)
+            state.loaded = _verified(stored)
+            if state.loaded != stored:
+                self._roll_back(state.loaded)
+        return state.loaded
 
     def _roll_back(self, to: Checkpoint) -> None:
         """Forget what was saved after phase ``to.phase``, items included. Dying half-way forgets more, never less."""
-        kept = {phase: dict(self._store.load_items(self._claim, phase)) for phase in range(1, to.phase + 1)}
-        self._store.clear_checkpoint(self._claim)
-        self._store.save_checkpoint(self._claim, to)
+        kept = {phase: dict(self._state.store.load_items(self._state.claim, phase)) for phase in range(1, to.phase + 1)}
+        self._state.store.clear_checkpoint(self._state.claim)
+        self._state.store.save_checkpoint(self._state.claim, to)
         for phase, items in kept.items():
             if items:
-                self._store.save_items(self._claim, phase, items)
+                self._state.store.save_items(self._state.claim, phase, items)
 
     @property
     def phase(self) -> int:
@@ -132,22 +166,22 @@ class CheckpointManager:
         self._write(replace(self._checkpoint, cursor=dict(cursor), schema_version=SCHEMA_VERSION))
 
     def _write(self, checkpoint: Checkpoint) -> None:
-        self._store.save_checkpoint(self._claim, checkpoint)
-        self._loaded = checkpoint
+        self._state.store.save_checkpoint(self._state.claim, checkpoint)
+        self._state.loaded = checkpoint
 
     def items(self, phase: int) -> BufferedItemLog:
         """The finished items of ``phase``."""
-        if phase not in self._items:
+        if phase not in self._state.items:
             _ = self._checkpoint  # loading may find that this phase must be done again
-            done = dict(self._store.load_items(self._claim, phase))
-            self._items[phase] = BufferedItemLog(
-                self._claim, self._store, phase, done=done, flush_seconds=self._item_flush_seconds
+            done = dict(self._state.store.load_items(self._state.claim, phase))
+            self._state.items[phase] = BufferedItemLog(
+                self._state.claim, self._state.store, phase, done=done, flush_seconds=self._state.item_flush_seconds
             )
-        return self._items[phase]
+        return self._state.items[phase]
 
     def flush(self) -> None:
         """Save items that are still buffered."""
-        for log in self._items.values():
+        for log in self._state.items.values():
             log.flush()
 
     def __enter__(self) -> Self:
@@ -157,7 +191,7 @@ class CheckpointManager:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Save what is buffered. When the store is away the items since the last save are done again."""
-        for log in self._items.values():
+        for log in self._state.items.values():
             try:
                 log.close()
             except StoreUnavailable as fault:
@@ -165,13 +199,13 @@ class CheckpointManager:
 
     def set_shutdown_event(self, event: ShutdownEvent) -> None:
         """Also listen to ``event``."""
-        self._shutdown_event = event
+        self._state.shutdown_event = event
 
     def is_shutdown_requested(self) -> bool:
         """Whether this task was asked to stop."""
-        if self._shutdown_event is not None and self._shutdown_event.is_set():
-            self._stop.request(StopReason.DRAIN)
-        return self._stop.requested
+        if self._state.shutdown_event is not None and self._state.shutdown_event.is_set():
+            self._state.stop.request(StopReason.DRAIN)
+        return self._state.stop.requested
 
     def should_stop(self) -> bool:
         """The same as :meth:`is_shutdown_requested`."""
@@ -184,11 +218,11 @@ class CheckpointManager:
 
     def reset(self) -> None:
         """Forget everything saved: the task starts over."""
-        for log in self._items.values():
+        for log in self._state.items.values():
             log.discard()
-        self._items.clear()
-        self._store.clear_checkpoint(self._claim)
-        self._loaded = Checkpoint(schema_version=SCHEMA_VERSION)
+        self._state.items.clear()
+        self._state.store.clear_checkpoint(self._state.claim)
+        self._state.loaded = Checkpoint(schema_version=SCHEMA_VERSION)
 
 
 def _facts(path: Path, phase: int, *, expected_size: int | None = None) -> dict[str, Any]:

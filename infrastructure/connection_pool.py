@@ -17,6 +17,8 @@ from infrastructure.postgres.text import clean_text
 
 logger = logging.getLogger(__name__)
 
+_CLOSE_SECONDS = 1.0
+
 PasswordProvider = Callable[[], str]
 """Gives the password of the moment, an Entra token for instance. Asked at every new connection."""
 
@@ -135,7 +137,7 @@ class ConnectionPoolManager:
         """Close the pool for good. Idempotent."""
         with self._lock:
             self._closed = True
-            self._pool.close()
+            self._pool.close(timeout=_CLOSE_SECONDS)
 
 
 __all__ = ["ConnectionPoolManager", "PasswordProvider", "PoolClosed", "PoolSettings", "PoolTimeout"]

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from core.docker_context import DockerTaskContext
-from core.errors import StoreUnavailable, UnknownTaskType
+from core.errors import UnknownTaskType
 from core.handlers import HandlerRegistry
 from core.ports import CheckpointStore, Execution, Raised
 from core.records import Claim, Progress
 from core.stopping import StopReason, StopToken
 from infrastructure.checkpoint_manager import CheckpointManager
 from infrastructure.handler_call import call_handler, describe
+from infrastructure.progress_writer import ProgressWriter
+from infrastructure.task_repository import TaskRepository
 from infrastructure.telemetry.context import bound, claim_ids
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +39,6 @@ def run_claimed(
 ) -> Execution:
     """Run a claimed task's handler here, with a context of its own.
 
-    Progress that cannot be saved because the store is away is dropped: it is a courtesy, and the work goes on.
-
     Args:
         claim: the task and the right to run it.
         parts: what handlers are run with.
@@ -52,14 +50,12 @@ def run_claimed(
     """
     task = claim.task
     checkpoint = CheckpointManager(claim, parts.checkpoints, stop)
+    writer = ProgressWriter(claim, parts.checkpoints)
 
     def save_progress(progress: Progress) -> None:
         if progressed is not None:
             progressed(progress)
-        try:
-            parts.checkpoints.save_progress(claim, progress)
-        except StoreUnavailable as error:
-            logger.warning("progress was not saved: %s", error, extra={"action": "progress.dropped"})
+        writer(progress)
 
     context = DockerTaskContext(
         task_id=task.task_id,
@@ -74,12 +70,14 @@ def run_claimed(
         progress_sink=save_progress,
         work_path=parts.work_root / task_directory(task.task_id),
         services=parts.services,
+        previous_error=task.error_details,
+        task_repo=TaskRepository(task.task_id, checkpoint),
     )
     try:
         spec = parts.handlers[task.task_type]
     except UnknownTaskType as error:
         return Raised(error=describe(error))
-    with bound(**claim_ids(claim)), checkpoint:
+    with bound(**claim_ids(claim)), checkpoint, closing(writer):
         return call_handler(spec, task.parameters, context)
 
 

@@ -24,6 +24,7 @@ from core.retry import Backoff
 logger = logging.getLogger(__name__)
 
 _BATCH = 500
+_STOP_SECONDS = 3.0
 
 
 @dataclass(slots=True)
@@ -90,12 +91,21 @@ class Relay:
         self._thread.start()
 
     def stop(self) -> None:
-        """Send what is due, mark what was sent, and end the thread. Idempotent."""
+        """Send what is due, mark what was sent, and end the thread, within a few seconds. Idempotent.
+
+        What cannot be sent in that time stays in the outbox for another process.
+        """
         self._stopping.set()
         self._wake.set()
-        if self._thread is not None:
-            self._thread.join(timeout=10)
-            self._thread = None
+        if self._thread is None:
+            self._flush_at_stop()
+            return
+        self._thread.join(timeout=_STOP_SECONDS)
+        if self._thread.is_alive():
+            logger.warning("the outbox could not be flushed in time at stop", extra={"action": "relay.unflushed"})
+        self._thread = None
+
+    def _flush_at_stop(self) -> None:
         try:
             self.flush()
         except StoreUnavailable as error:
@@ -133,6 +143,7 @@ class Relay:
                 pause = poll
             self._wake.wait(max(pause, 0.001))
             self._wake.clear()
+        self._flush_at_stop()
 
     def _send(self, entries: Sequence[OutboxEntry]) -> None:
         by_channel: dict[Channel, list[OutboxEntry]] = defaultdict(list)

@@ -14,6 +14,8 @@ from core.records import SweepReport
 
 logger = logging.getLogger(__name__)
 
+_STOP_SECONDS = 1.0
+
 
 class Sweeper:
     """Runs :meth:`SweepStore.sweep` at an interval until stopped."""
@@ -57,10 +59,10 @@ class Sweeper:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread. Idempotent."""
+        """End the thread; a pass that hangs is left to itself (each of its steps is atomic). Idempotent."""
         self._stopping.set()
         if self._thread is not None:
-            self._thread.join(timeout=10)
+            self._thread.join(timeout=_STOP_SECONDS)
             self._thread = None
 
     def _run(self) -> None:

@@ -154,8 +154,9 @@ def run_job(job_type: str, parameters: Mapping[str, Any] | None = None, **option
 class DefaultServices(Mapping[str, Any]):
     """What handlers find by name in tests; each is made when it is first asked for."""
 
-    def __init__(self, output_dir: Path) -> None:
+    def __init__(self, output_dir: Path, **others: Any) -> None:
         self._output_dir = output_dir
+        self._others = others
         self._grid_store: Any = None
 
     def __getitem__(self, name: str) -> Any:
@@ -169,13 +170,13 @@ class DefaultServices(Mapping[str, Any]):
                     self._grid_store = InMemoryGridStore()
                 return self._grid_store
             case _:
-                raise KeyError(name)
+                return self._others[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(("output_dir", "h3_grid_store"))
+        return iter(("output_dir", "h3_grid_store", *self._others))
 
     def __len__(self) -> int:
-        return 2
+        return 2 + len(self._others)
 
 
 def _registries(jobs: JobRegistry | None, handlers: HandlerRegistry | None) -> tuple[JobRegistry, HandlerRegistry]:

@@ -129,7 +129,6 @@ def context_in(
         stop=token,
         progress_sink=sink,
         work_path=directory / "work",
-        min_progress_interval=0.0,
     )
     return context, reported
 

@@ -35,7 +35,7 @@ from transports.base import (
     TaskSource,
     TryAgain,
 )
-from transports.service_bus_connection import ServiceBusConnection, quietly, transport_errors
+from transports.service_bus_connection import Closable, ServiceBusConnection, quietly, socket_of, transport_errors
 
 if TYPE_CHECKING:
     from azure.servicebus import (
@@ -73,6 +73,7 @@ class _Link:
         self._queue = queue
         self._client: ServiceBusClient | None = None
         self._receiver: ServiceBusReceiver | None = None
+        self._socket: Closable | None = None
 
     @property
     def is_open(self) -> bool:
@@ -92,16 +93,17 @@ class _Link:
                 self.drop()
                 raise
             self._receiver = receiver
+            self._socket = socket_of(receiver)
         return self._receiver
 
     def drop(self) -> threading.Thread | None:
         """Let go at once; the closing itself, which a half-open connection holds up for half a minute, runs apart."""
-        parts = [part for part in (self._receiver, self._client) if part is not None]
-        self._receiver = self._client = None
+        parts = [part for part in (self._receiver, self._client, self._socket) if part is not None]
+        self._receiver = self._client = self._socket = None
         return _close_apart(parts)
 
 
-def _close_apart(parts: Sequence[ServiceBusClient | ServiceBusReceiver | ServiceBusSender]) -> threading.Thread | None:
+def _close_apart(parts: Sequence[Closable]) -> threading.Thread | None:
     if not parts:
         return None
 
@@ -396,6 +398,7 @@ class ServiceBusDispatcher(TaskDispatcher):
         self._lock = threading.Lock()
         self._client: ServiceBusClient | None = None
         self._sender: ServiceBusSender | None = None
+        self._socket: Closable | None = None
 
     def dispatch(self, messages: Sequence[Message]) -> Sequence[DispatchResult]:
         """Send each message; one that is too large for the queue is refused, a fault of the service is tried again."""
@@ -444,11 +447,12 @@ class ServiceBusDispatcher(TaskDispatcher):
             self._client = self._connection.client()
             self._sender = self._client.get_queue_sender(self._queue)
             self._sender.__enter__()
+            self._socket = socket_of(self._sender)
         return self._sender
 
     def _drop(self) -> threading.Thread | None:
-        parts = [part for part in (self._sender, self._client) if part is not None]
-        self._sender = self._client = None
+        parts = [part for part in (self._sender, self._client, self._socket) if part is not None]
+        self._sender = self._client = self._socket = None
         return _close_apart(parts)
 
     def close(self) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from core.errors import ConfigurationError, Fault
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
-    from azure.servicebus import ServiceBusClient
+    from azure.servicebus import ServiceBusClient, ServiceBusReceiver, ServiceBusSender
 
 _TRY_TIMEOUT = 10.0
 _SETTLEMENT_TIMEOUT = 15.0
@@ -80,3 +80,21 @@ def quietly(close: Callable[[], object]) -> None:
     """Close something whose other end may be gone."""
     with contextlib.suppress(Exception):  # nothing depends on how a broken connection closes
         close()
+
+
+class Closable(Protocol):
+    """What can be closed."""
+
+    def close(self) -> None: ...
+
+
+def socket_of(handler: ServiceBusReceiver | ServiceBusSender) -> Closable | None:
+    """What holds the socket of an open receiver or sender; close it last.
+
+    After a reset the SDK (7.15.0) drops its AMQP connection without closing the socket: that connection is in state
+    END, where ``close()`` returns early, and the descriptor would stay until the garbage collector comes by.
+    """
+    transport: Closable | None = getattr(
+        getattr(getattr(handler, "_handler", None), "_connection", None), "_transport", None
+    )
+    return transport

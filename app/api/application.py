@@ -19,7 +19,7 @@ from app.api.openapi import openapi_document
 from app.api.problems import on_any_error, on_geoworker_error, on_http_error, problem
 from app.api.requests import BodyTooLarge, NotJson
 from app.composition import Application, Role
-from app.health import health, not_ready_because
+from app.health import dead_because, health, not_ready_because
 from app.settings import Settings
 from core.errors import ConfigurationError, Fault, GeoworkerError
 from infrastructure.telemetry.asgi import TracingMiddleware
@@ -87,7 +87,8 @@ def authenticators_for(settings: Settings) -> list[Authenticator]:
 
 def _routes(application: Application) -> list[Route]:
     async def livez(_: Request) -> Response:
-        return JSONResponse({"status": "alive"})
+        reason = dead_because(application)
+        return JSONResponse({"status": "alive"}) if reason is None else problem(503, f"not alive: {reason}")
 
     async def readyz(_: Request) -> Response:
         reason = await run_in_threadpool(not_ready_because, application)

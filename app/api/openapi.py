@@ -124,7 +124,7 @@ def openapi_document(application: Application) -> dict[str, Any]:
 def _probes() -> dict[str, Any]:
     free = {"type": "object"}
     return {
-        "/livez": {"get": _operation("Whether the process is alive", {200: free})},
+        "/livez": {"get": _operation("Whether the process is alive", {200: free}, (503,))},
         "/readyz": {"get": _operation("Whether the process should get work", {200: free}, problems=(503,))},
         "/health": {"get": _operation("Health in detail", {200: free, 503: free})},
         "/metrics": {

@@ -26,9 +26,11 @@ from app.api.auth import ANONYMOUS
 from app.api.problems import problem, retry_after
 from app.api.requests import json_object, run_in_threadpool
 from app.composition import Application
+from app.storage import trial_storage
 from app.trial import Trial, try_handler
 from core.errors import Fault, InvalidInput
 from core.handlers import HandlerSpec, validate
+from infrastructure.storage.signatures import lifted
 
 _KEPT = 20
 _AT_ONCE = 2
@@ -89,14 +91,16 @@ def routes(application: Application) -> list[Route]:
                 await json_object(request, limit=settings.max_body_bytes, optional=True),
                 subject="request body",
             )
-            _check(spec, body.params)
+            params, signed = lifted(body.params)
+            _check(spec, params)
             trial = await run_in_threadpool(
                 partial(
                     try_handler,
                     spec.task_type,
-                    body.params,
+                    params,
                     body.job_type,
                     time_limit=settings.test_time_limit_seconds,
+                    storage=trial_storage(settings, signed).as_dict(),
                 )
             )
         finally:

@@ -36,6 +36,7 @@ def claim_to_json(claim: Claim) -> dict[str, Any]:
         "runs_on": task.runs_on.value,
         "status": task.status.value,
         "parameters": dict(task.parameters),
+        "previous_error": task.error_details.as_dict() if task.error_details is not None else None,
         "claim_attempt": claim.attempt,
         "worker_id": claim.worker_id,
         "lease_seconds": claim.lease.total_seconds(),
@@ -44,11 +45,13 @@ def claim_to_json(claim: Claim) -> dict[str, Any]:
 
 def claim_from_json(data: Mapping[str, Any]) -> Claim:
     """The inverse of :func:`claim_to_json`."""
+    previous = data["previous_error"]
     task = TaskRecord(
         **{name: data[name] for name in _PLAIN_FIELDS},
         runs_on=RunsOn(data["runs_on"]),
         status=TaskStatus(data["status"]),
         parameters=data["parameters"],
+        error_details=ErrorInfo.from_dict(previous) if previous is not None else None,
     )
     return Claim(
         task=task,

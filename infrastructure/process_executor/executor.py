@@ -13,7 +13,7 @@ from typing import Any
 from core.errors import ConfigurationError, ErrorInfo, Fault
 from core.ports import Execution, Raised, Stopped
 from core.records import Claim
-from core.stopping import StopToken
+from core.stopping import StopReason, StopToken
 from infrastructure.process_executor.bootstrap import ChildSpec
 from infrastructure.process_executor.child import ChildNotStarted, ChildProcess
 from infrastructure.process_executor.supervision import ChildGone, Supervision, SupervisionRules, describe_claim
@@ -66,6 +66,7 @@ class ProcessExecutor:
         self._busy: dict[ChildProcess, Claim] = {}
         self._retiring: set[threading.Thread] = set()
         self._counts: Counter[str] = Counter()
+        self._stops: Counter[StopReason] = Counter()
         self._closed = False
 
     def start(self) -> None:
@@ -120,11 +121,17 @@ class ProcessExecutor:
             memory=self._memory,
             over_memory=self._should_shrink,
             closing=lambda: self._closed,
+            on_stall=self._count_stall,
         )
         try:
             return supervision.execute()
         finally:
+            if stop.reason is not None:
+                self._stops[stop.reason] += 1
             self._give_back(child, supervision)
+
+    def _count_stall(self) -> None:
+        self._counts["stalled"] += 1
 
     # Children
 
@@ -244,13 +251,15 @@ class ProcessExecutor:
     # Life
 
     def status(self) -> dict[str, Any]:
-        """What health and metrics say: how many children were started, died and retired, and those there are."""
+        """What metrics say: children started, died and retired, stalls, stops by reason, and the children there are."""
         with self._lock:
             busy, idle, counts = dict(self._busy), list(self._idle), dict(self._counts)
         return {
             "started": counts.get("started", 0),
             "died": counts.get("died", 0),
             "retired": counts.get("retired", 0),
+            "stalled": counts.get("stalled", 0),
+            "stops": {str(reason): self._stops[reason] for reason in StopReason},
             "children": [
                 {
                     "pid": child.runner_pid,

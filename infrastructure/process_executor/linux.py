@@ -52,6 +52,14 @@ def tree_resident_bytes(pid: int) -> int:
     return (resident_bytes(pid) or 0) + sum(tree_resident_bytes(child) for child in children_of(pid))
 
 
+def forget_peak() -> None:
+    """Begin the count of this process's peak memory anew: a child outlives its tasks, and each has its own peak."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return
+
+
 def resident_bytes(pid: int | str = "self") -> int | None:
     """The resident size of a process, or None where it cannot be known."""
     try:

@@ -26,7 +26,7 @@ from infrastructure.process_executor.bootstrap import resolve
 from infrastructure.process_executor.codec import claim_from_json, execution_to_json
 from infrastructure.process_executor.framing import ChannelBroken, Frame, FrameChannel
 from infrastructure.process_executor.hygiene import Surroundings
-from infrastructure.process_executor.linux import resident_bytes
+from infrastructure.process_executor.linux import forget_peak, resident_bytes
 from infrastructure.process_executor.log_forwarding import ForwardHandler
 from infrastructure.telemetry.tracing import Tracer, TracingSpec, start_tracing
 
@@ -88,6 +88,7 @@ class Runner:
         surroundings = Surroundings.now()
         while (run := self._runs.get()) is not None:
             frame, stop = run
+            forget_peak()
             self._channel.send({"type": "began", "run": frame["run"]})
             report = self._run(frame, stop)
             for stream in (sys.stdout, sys.stderr):

@@ -60,6 +60,7 @@ class Supervision:
         memory: MemoryWatch,
         over_memory: Callable[[ChildProcess], bool],
         closing: Callable[[], bool],
+        on_stall: Callable[[], None] = lambda: None,
     ) -> None:
         self._child = child
         self._claim = claim
@@ -68,6 +69,7 @@ class Supervision:
         self._memory = memory
         self._over_memory = over_memory
         self._closing = closing
+        self._on_stall = on_stall
         self._run = child.tasks + 1
         self._stall = StallWatch(rules.stall)
         self._deadline = None
@@ -195,6 +197,7 @@ class Supervision:
     def _look_for_stall(self, now: float) -> None:
         if self._stall.stalled():
             self._dump_until = now + _DUMP_SECONDS
+            self._on_stall()
             self._child.dump_stacks()
         elif self._dump_until is not None and now >= self._dump_until:
             self._dump_until = None

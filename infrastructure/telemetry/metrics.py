@@ -148,6 +148,13 @@ class Metrics:
             yield _counter("children_started", "Child processes started.", read["started"])
             yield _counter("children_died", "Child processes that died or were killed at work.", read["died"])
             yield _counter("children_retired", "Child processes replaced after a task.", read["retired"])
+            yield _counter("task_stalls", "Tasks reported for making no progress.", read["stalled"])
+            stops = CounterMetricFamily(
+                "geoworker_task_stops", "Running tasks that were asked to stop, by reason.", labels=["reason"]
+            )
+            for reason, number in read["stops"].items():
+                stops.add_metric([reason], number)
+            yield stops
 
         self._register(collect)
 

@@ -7,6 +7,7 @@ carry its ids.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 logger = logging.getLogger(__name__)
+
+_CLOSE_SECONDS = 2.0
 
 Attributes = Mapping[str, str | int | float | bool]
 
@@ -126,8 +129,10 @@ class OpenTelemetryTracer:
                 yield _Recorded(span)
 
     def close(self) -> None:
-        """Send what is left."""
-        self._provider.shutdown()
+        """Send what is left; what a collector out of reach does not take in two seconds is dropped."""
+        closing = threading.Thread(target=self._provider.shutdown, name="geoworker-tracing-end", daemon=True)
+        closing.start()
+        closing.join(_CLOSE_SECONDS)
 
 
 class _Recorded:

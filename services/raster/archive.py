@@ -6,6 +6,7 @@ The name that a member has in the archive is never used as a path, so that an ar
 from __future__ import annotations
 
 import errno
+import shutil
 import stat
 import zipfile
 import zlib
@@ -19,10 +20,14 @@ from services.raster.source import MAX_DECLARED_BYTES, Source
 from services.raster.subdatasets import kind_of
 
 MAX_MEMBERS = 10_000
-MAX_RATIO = 1_100
-"""DEFLATE cannot do better than 1032 to 1; what claims to is no honest archive."""
+MAX_RATIO = 200
+"""How far a member above ``RATIO_MATTERS_ABOVE`` may expand. DEFLATE reaches 1032 to 1 on nothing but zeros."""
+RATIO_MATTERS_ABOVE = 1024 * MIB
+MAX_DIRECTORY_BYTES = 4 * MIB
 MAX_UNPACKED = MAX_DECLARED_BYTES
 _CHUNK = 4 * MIB
+_END_BYTES = 65_557 + 1024  # the longest comment, the record before it, and those of ZIP64
+_SEE_ZIP64 = 0xFFFFFFFF
 _METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 
 
@@ -38,6 +43,7 @@ def unpacked(source: Source, directory: Path) -> Source:
         RasterError: ARCHIVE_REFUSED when there is none, more than one, or the archive is not honest.
         TransientError: when there is no space for it.
     """
+    _refuse_large_directory(source)
     try:
         with zipfile.ZipFile(source.path) as archive:
             member = _the_raster(archive, source)
@@ -48,6 +54,25 @@ def unpacked(source: Source, directory: Path) -> Source:
 
 def _refused(source: Source, why: str) -> RasterError:
     return RasterError(Code.ARCHIVE_REFUSED, f"source_url: the archive {source.name} {why}")
+
+
+def _refuse_large_directory(source: Source) -> None:
+    """The list of members is read into memory whole; its size is in the last bytes of the archive.
+
+    Source: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, 4.3.16 and 4.3.14.
+    """
+    with source.path.open("rb") as file:
+        file.seek(max(0, source.path.stat().st_size - _END_BYTES))
+        tail = file.read()
+    end = tail.rfind(b"PK\x05\x06")
+    if end < 0 or len(tail) < end + 22:
+        raise _refused(source, "has no end: it was cut short")
+    size = int.from_bytes(tail[end + 12 : end + 16], "little")
+    wide = tail.rfind(b"PK\x06\x06", 0, end)
+    if wide >= 0 and len(tail) >= wide + 48:
+        size = max(size if size != _SEE_ZIP64 else 0, int.from_bytes(tail[wide + 40 : wide + 48], "little"))
+    if size > MAX_DIRECTORY_BYTES:
+        raise _refused(source, f"has a list of members of {size} bytes; at most {MAX_DIRECTORY_BYTES} are read")
 
 
 def _the_raster(archive: zipfile.ZipFile, source: Source) -> zipfile.ZipInfo:
@@ -72,7 +97,7 @@ def _refuse_dishonest(member: zipfile.ZipInfo, source: Source) -> None:
         raise _refused(source, f"has a symbolic link in it: {name[:80]!r}")
     if member.flag_bits & 0x1:
         raise _refused(source, f"is encrypted ({name[:80]!r})")
-    if member.file_size > MAX_UNPACKED or member.file_size > max(MIB, member.compress_size * MAX_RATIO):
+    if member.file_size > MAX_UNPACKED or member.file_size > max(RATIO_MATTERS_ABOVE, member.compress_size * MAX_RATIO):
         raise _refused(
             source, f"claims {member.file_size} bytes in {member.compress_size} for {name[:80]!r}; that is no raster"
         )
@@ -86,12 +111,21 @@ def _is_raster(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
     return driver_for(head) is not None or kind_of(head) is not None
 
 
+def _refuse_if_full(member: zipfile.ZipInfo, source: Source, directory: Path) -> None:
+    free = shutil.disk_usage(directory).free
+    if member.file_size > free:
+        raise TransientError(
+            f"no space left to unpack {source.name}: {member.file_size // MIB} MiB are needed, {free // MIB} free"
+        )
+
+
 def _extracted(archive: zipfile.ZipFile, member: zipfile.ZipInfo, source: Source, directory: Path) -> Source:
     directory.mkdir(parents=True, exist_ok=True)
     name = PurePosixPath(member.filename).name
     target = directory / "unpacked"
     if not target.exists() or target.stat().st_size != member.file_size:
         part = directory / "unpacked.part"
+        _refuse_if_full(member, source, directory)
         written = 0
         try:
             with archive.open(member) as packed, part.open("wb") as file:

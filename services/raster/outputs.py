@@ -26,8 +26,7 @@ from services.raster.watch import StopRequested
 
 CONTENT_TYPES = {
     ".tif": "image/tiff; application=geotiff; profile=cloud-optimized",
-    ".json": "application/json",
-    ".geojson": "application/geo+json",
+    ".json": "application/geo+json",
     ".png": "image/png",
     ".vrt": "application/xml",
 }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, model_validator
 
 from core.jobs import JobParameters
 
@@ -47,6 +48,9 @@ class Resampling(StrEnum):
     AVERAGE = "average"
 
 
+CONTAINER_NAME = r"^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$"
+"""Source: https://learn.microsoft.com/rest/api/storageservices/naming-and-referencing-containers--blobs--and-metadata"""
+
 _SIGNATURES = frozenset({"sig", "signature", "token", "access_token", "x-amz-signature", "x-goog-signature"})
 
 
@@ -67,7 +71,10 @@ def without_secrets(url: str) -> str:
     if "@" in parts.netloc:
         raise ValueError("must not contain a user name or password; the worker signs in itself")
     if any(name.lower() in _SIGNATURES for name, _ in parse_qsl(parts.query, keep_blank_values=True)):
-        raise ValueError("must not contain a signature or token (SAS); the worker signs when it reads")
+        raise ValueError(
+            "must not contain a signature or token (SAS), because parameters are stored; give the address without its "
+            "query: the worker reads it as its own identity, or with the signature that SOURCE_SAS_URLS holds"
+        )
     return url
 
 
@@ -110,8 +117,9 @@ SourceUrl = Annotated[
     Field(
         min_length=1,
         max_length=4096,
-        description="The raster to read: a path that the worker can open. Must not contain a signature or password.",
-        examples=["/mounts/etl-temp/incoming/scene.tif"],
+        description="The raster to read: a path that the worker can open, `az://container/blob`, or an https URL of an "
+        "allowed host. Must not contain a signature or password.",
+        examples=["/mounts/etl-temp/incoming/scene.tif", "az://bronze/2024/scene.tif"],
     ),
     AfterValidator(without_secrets),
 ]
@@ -120,9 +128,11 @@ OutputDirectory = Annotated[
     Field(
         min_length=1,
         max_length=4096,
-        description="Directory for the outputs; each job has a directory of its own in it. Default: the worker's.",
-        examples=["/mounts/etl-temp/outputs"],
+        description="Where outputs go: a directory, or `az://container/prefix`; each job has a directory of its own in "
+        "it. Default: the worker's.",
+        examples=["/mounts/etl-temp/outputs", "az://silver/cogs"],
     ),
+    AfterValidator(lambda given: given if given is None else without_secrets(given)),
 ]
 Subdataset = Annotated[
     str | None,
@@ -146,12 +156,46 @@ TargetCrs = Annotated[
 ]
 
 
+def _either_way(schema: dict[str, Any]) -> None:
+    schema["required"] = [name for name in schema.get("required", []) if name != "source_url"]
+    schema["anyOf"] = [{"required": ["source_url"]}, {"required": ["container_name", "blob_name"]}]
+
+
 class ReadParameters(JobParameters):
-    """What every raster handler needs to read its source."""
+    """What every raster handler needs to read its source.
+
+    ``container_name`` and ``blob_name`` are another way to write ``source_url``: they become it.
+    """
+
+    model_config = ConfigDict(json_schema_extra=_either_way)
 
     source_url: SourceUrl
+    container_name: str | None = Field(
+        default=None,
+        pattern=CONTAINER_NAME,
+        description="Container of the worker's Blob Storage account, with `blob_name` instead of `source_url`.",
+        examples=["bronze"],
+    )
+    blob_name: str | None = Field(
+        default=None, min_length=1, max_length=1024, description="Blob in it.", examples=["2024/scene.tif"]
+    )
     subdataset: Subdataset = None
     input_crs: InputCrs = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _blob_is_a_source(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or given.get("container_name") is given.get("blob_name") is None:
+            return given
+        container, blob = given.get("container_name"), given.get("blob_name")
+        if not isinstance(container, str) or not isinstance(blob, str) or not container or not blob:
+            raise ValueError("container_name and blob_name must be given together, as text")
+        if given.get("source_url") is not None:
+            raise ValueError("give source_url, or container_name and blob_name, not both")
+        if re.fullmatch(CONTAINER_NAME, container) is None:
+            raise ValueError(f"container_name: {container[:70]!r} is no name of a container")
+        rest = {name: value for name, value in given.items() if name not in {"container_name", "blob_name"}}
+        return {**rest, "source_url": f"az://{container}/{blob}"}
 
 
 class CogParameters(JobParameters):

@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from chaos_store import FileCheckpointStore
 from core.docker_context import DockerTaskContext
 from core.errors import PermanentError
 from core.handlers import HandlerRegistry, HandlerSpec
+from core.records import Progress
 from infrastructure.inline_executor import HandlerParts
 
 Result = dict[str, Any]
@@ -124,6 +126,11 @@ def spin(params: dict[str, Any], context: DockerTaskContext) -> Result:
 @handler
 def report_then_wait(params: dict[str, Any], context: DockerTaskContext) -> Result:
     context.report_progress(42.0, "nearly half")
+    if params.get("counted"):
+        for done in (10, 20):
+            time.sleep(0.05)
+            context.report_progress(done=done, total=100, unit="tiles", message="tiling")
+        context.stop.wait(0.6)  # silence: what was said last has to be seen all the same
     Path(params["started"]).write_text(str(os.getpid()))
     context.stop.wait(30)
     return context.interrupted()
@@ -158,6 +165,13 @@ def eat(params: dict[str, Any], context: DockerTaskContext) -> Result:
     ballast[::4096] = b"x" * len(ballast[::4096])
     context.stop.wait(30)
     return context.interrupted(size=len(ballast))
+
+
+@handler
+def eat_and_return(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    ballast = bytearray(params["bytes"])
+    ballast[::4096] = b"x" * len(ballast[::4096])
+    return {"success": True, "size": len(ballast)}
 
 
 def _sleep_for_ever(_: int) -> None:
@@ -370,3 +384,129 @@ def items(params: dict[str, Any], context: DockerTaskContext) -> Result:
                 return context.interrupted()
     context.checkpoint.save(1, {"items": len(log)})
     return {"success": True, "items": context.checkpoint.get_data("items")}
+
+
+@handler
+def sleeper(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    """Finishes a phase, then sleeps in a second one, which it leaves at a stop and goes on with where it was."""
+    directory = Path(params["directory"])
+
+    def note(text: str) -> None:
+        with (directory / "history").open("a") as history:
+            history.write(f"attempt {context.attempt}: {text}\n")
+
+    if not context.checkpoint.should_skip(1):
+        note("phase 1")
+        context.checkpoint.save(1, {"made_by": context.attempt})
+    steps = int((context.checkpoint.cursor or {}).get("steps", 0))
+    note(f"phase 2 from step {'0' if steps == 0 else 'n'}")
+    (directory / f"asleep-{context.attempt}").touch()
+    while not (directory / "wake").exists():
+        steps += 1
+        if context.stop.wait(0.02):
+            context.checkpoint.save_cursor({"steps": steps})
+            return context.interrupted(reason=str(context.stop_reason))
+    return {"success": True, "made_by": context.checkpoint.get_data("made_by"), "steps": steps}
+
+
+@handler
+def raster(params: Any, context: DockerTaskContext) -> Any:
+    """The real raster chain. Its first attempt waits in the middle of the COG for a stop; each phase leaves a line."""
+    from services.raster.handlers import process_raster_complete
+
+    directory = Path(context.services["output_dir"]).parent
+    send = context.progress_sink
+
+    def noted(progress: Progress) -> None:
+        with (directory / "raster-history").open("a") as history:
+            history.write(f"{context.attempt} {progress.message}\n")
+        if context.attempt == 1 and 20.0 <= progress.percent < 90.0:
+            (directory / "in-mid-phase").touch()
+            context.stop.wait(60)
+        send(progress)
+
+    context.progress_sink = noted
+    return process_raster_complete(params, context)
+
+
+def _overlap(_: int) -> int:
+    return sum(number % 7 for number in range(20_000))
+
+
+@handler
+def use_every_kind_of_parallelism(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    """Threads that report and log, processes by fork, spawn and forkserver, GDAL's and numpy's own threads."""
+    found: dict[str, Any] = {}
+
+    def tile(number: int) -> int:
+        context.report_progress(done=number, total=40, unit="tiles")
+        context.checkpoint.items(1).mark(str(number))
+        context.logger.info("tile %d", number)
+        return number
+
+    with ThreadPoolExecutor(4) as threads:
+        found["threads"] = sum(threads.map(tile, range(40)))
+    for method in params["methods"]:
+        with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(method)) as processes:
+            found[method] = sum(processes.map(_overlap, range(4)))
+    found["gdal"] = _cog_on_all_threads(context.work_dir / "threads.tif")
+    with multiprocessing.get_context("fork").Pool(2) as pool:  # after GDAL and BLAS have started threads here
+        found["gdal_in_forks"] = pool.map(_mean_of, [str(context.work_dir / "threads.tif")] * 2)
+    return {"success": True, "pid": os.getpid(), "items": len(context.checkpoint.items(1)), **found}
+
+
+def _cog_on_all_threads(path: Path) -> float:
+    import numpy
+    import rasterio
+
+    values = (numpy.ones((512, 512)) @ numpy.ones((512, 512)) / 512).astype("uint8")
+    with (
+        rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS"),
+        rasterio.open(
+            path, "w", driver="COG", width=512, height=512, count=1, dtype="uint8", NUM_THREADS="ALL_CPUS"
+        ) as cog,
+    ):
+        cog.write(values, 1)
+    return _mean_of(str(path))
+
+
+def _mean_of(path: str) -> float:
+    import rasterio
+
+    with rasterio.open(path) as source:
+        return float(source.read(1).mean())
+
+
+@handler
+def kill_the_worker(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    """What a task does that takes its whole worker with it."""
+    guardian = _parent_of(os.getpid())
+    os.kill(_parent_of(guardian), signal.SIGKILL)
+    time.sleep(60)
+    return {"success": True}
+
+
+def _parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+@handler
+def eat_then_be_modest(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    """Takes a lot of memory, and less when it is told that this was too much."""
+    if (error := context.previous_error) is not None:
+        return {"success": True, "learned": error.code, "resumed_at": (context.checkpoint.cursor or {}).get("row")}
+    ballast = bytearray(params["bytes"])
+    ballast[::4096] = b"x" * len(ballast[::4096])
+    if context.stop.wait(30):
+        context.checkpoint.save_cursor({"row": 512})
+        return context.interrupted()
+    return {"success": False, "error": "nobody asked"}
+
+
+@handler
+def devour(params: dict[str, Any], context: DockerTaskContext) -> Result:
+    """Takes memory until somebody ends it."""
+    print("hungry")
+    ballast = []
+    while True:
+        ballast.append(b"x" * (1 << 22))

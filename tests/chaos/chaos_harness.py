@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from core.ports import Execution
@@ -12,6 +13,7 @@ from core.records import Claim, RunsOn, TaskRecord
 from core.states import TaskStatus
 from core.stopping import StopToken
 from infrastructure.process_executor.executor import ProcessExecutor
+from infrastructure.watchdogs import MemoryWatch
 from tests.process_support import is_alive, read_pid, wait_until
 
 __all__ = ["Harness", "is_alive", "make_claim", "read_pid", "wait_until"]
@@ -33,6 +35,17 @@ def make_claim(
         attempt=attempt,
     )
     return Claim(task=task, attempt=attempt, worker_id="chaos-worker", lease=timedelta(seconds=60))
+
+
+def fake_cgroup(root: Path, *, limit: int, used: int, oom_kills: int = 0) -> MemoryWatch:
+    """A cgroup v2 as the kernel shows it in a container."""
+    (root / "proc" / "self").mkdir(parents=True)
+    (root / "proc" / "self" / "cgroup").write_text("0::/\n")
+    (root / "memory.max").write_text(f"{limit}\n")
+    (root / "memory.current").write_text(f"{used}\n")
+    (root / "memory.stat").write_text("anon 1\ninactive_file 0\n")
+    (root / "memory.events").write_text(f"oom {oom_kills}\noom_kill {oom_kills}\n")
+    return MemoryWatch(0.85, proc=root / "proc", cgroups=root)
 
 
 class Harness:

@@ -1,6 +1,7 @@
-"""The real process (HTTP, loops, lifecycle) with the chaos jobs.
+"""The real process (HTTP, loops, lifecycle) with the chaos jobs and the raster jobs, in any mode and role.
 
-``python chaos_service.py <database url> <directory> [OTLP endpoint]``. Prints its address when it serves.
+``python chaos_service.py <database url> <directory> [embedded|worker|orchestrator] [NAME=VALUE ...]``, where the last
+are settings by their names in the environment. Prints its address when it serves.
 """
 
 from __future__ import annotations
@@ -21,33 +22,32 @@ from app.server import bind, run_server
 from app.settings import Settings
 
 GRACE = 1.5
+FAST = {
+    "SHUTDOWN_GRACE_SECONDS": str(GRACE),
+    "LEASE_SECONDS": "2",
+    "HEARTBEAT_SECONDS": "0.5",
+    "SWEEP_SECONDS": "0.3",
+    "HINT_SECONDS": "1",
+    "RETRY_BASE_SECONDS": "0.01",
+    "RETRY_CAP_SECONDS": "0.05",
+    "LOG_FORMAT": "json",
+    "PORT": "0",
+}
 
 
-def main(url: str, root: str, otlp_endpoint: str | None = None) -> None:
+def main(url: str, root: str, role: str = "embedded", *given: str) -> None:
     composition.job_registry = lambda: chaos_worker.JOBS
     composition.handler_registry = lambda: chaos_worker.HANDLERS
     child.BOOTSTRAP = "chaos_worker:parts"
 
     def arguments(settings: Settings, conninfo: str) -> Mapping[str, Any]:
-        return {"url": conninfo, "root": str(settings.work_root)}
+        return {"url": conninfo, "root": str(settings.work_root), "output_dir": str(settings.output_dir)}
 
     child.arguments = arguments
-    settings = Settings.from_env(
-        {},
-        data_dir=Path(root),
-        shutdown_grace_seconds=GRACE,
-        lease_seconds=2.0,
-        heartbeat_seconds=0.5,
-        sweep_seconds=0.3,
-        hint_seconds=1.0,
-        retry_base_seconds=0.01,
-        retry_cap_seconds=0.05,
-        log_format="json",
-        otel_exporter_otlp_endpoint=otlp_endpoint,
-    )
+    settings = Settings.from_env(FAST | {"DATA_DIR": root} | dict(pair.split("=", 1) for pair in given))
     configure_logging(settings)
-    application = composition.compose(settings, composition.Role.EMBEDDED, database_url=url)
-    listener = bind("127.0.0.1", 0)
+    application = composition.compose(settings, composition.Role[role.upper()], database_url=url)
+    listener = bind("127.0.0.1", settings.port)
     run_server(create_app(application), application, listener, ready=lambda address: print(address, flush=True))
 
 

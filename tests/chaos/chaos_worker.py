@@ -35,6 +35,8 @@ from infrastructure.postgres.sweep_store import PostgresSweepStore
 from infrastructure.process_executor.bootstrap import ChildSpec
 from infrastructure.process_executor.executor import ExecutorOptions, ProcessExecutor
 from infrastructure.process_executor.supervision import SupervisionRules
+from infrastructure.watchdogs import MemoryWatch
+from services.raster import registry as raster_registry
 
 LEASE = timedelta(seconds=1.5)
 FAST = Backoff(base=timedelta(milliseconds=10), cap=timedelta(milliseconds=20))
@@ -64,13 +66,13 @@ class AnyParameters(JobParameters):
     parameters: dict[str, Any]
 
 
-def _job(task: str) -> JobDefinition[Any]:
+def _job(task: str, max_attempts: int = 5) -> JobDefinition[Any]:
     class AnyJob(JobDefinition[AnyParameters]):
         job_type = f"chaos_{task}"
         description = f"One task: {task}."
         parameters = AnyParameters
         stages: ClassVar[tuple[Stage, ...]] = (
-            Stage(number=1, name=task, task_type=task, runs_on=RunsOn.DOCKER, max_attempts=5),
+            Stage(number=1, name=task, task_type=task, runs_on=RunsOn.DOCKER, max_attempts=max_attempts),
         )
 
         def plan(self, stage: Stage, parameters: AnyParameters, previous: Sequence[TaskResult]) -> Iterable[TaskPlan]:
@@ -79,12 +81,26 @@ def _job(task: str) -> JobDefinition[Any]:
     return AnyJob()
 
 
-_PLAIN = ("hang", "hold_the_gil", "spin")
-JOBS = JobRegistry([ItemsJob(), *(_job(task) for task in _PLAIN)])
+_PLAIN = ("hang", "hold_the_gil", "spin", "sleeper", "eat_then_be_modest", "kill_the_worker", "report_then_wait")
+_THE_USUAL_ATTEMPTS = 3
+JOBS = JobRegistry(
+    [
+        ItemsJob(),
+        *(_job(task, _THE_USUAL_ATTEMPTS if task == "kill_the_worker" else 5) for task in _PLAIN),
+        *raster_registry.JOBS,
+    ]
+)
+
+
+def _observed(spec: HandlerSpec) -> HandlerSpec:
+    return replace(spec, handler=chaos_handlers.raster) if spec.task_type == "process_raster_complete" else spec
+
+
 HANDLERS = HandlerRegistry(
     [
         HandlerSpec(task_type="items", handler=chaos_handlers.items),
         *(HandlerSpec(task_type=task, handler=getattr(chaos_handlers, task)) for task in _PLAIN),
+        *(_observed(spec) for spec in raster_registry.HANDLERS),
     ]
 )
 
@@ -104,18 +120,21 @@ def parts(arguments: Mapping[str, Any]) -> Iterator[HandlerParts]:
             handlers=HANDLERS,
             checkpoints=PostgresCheckpointStore(Database(pool)),
             work_root=Path(arguments["root"]),
-            services={},
+            services={"output_dir": Path(arguments.get("output_dir", arguments["root"]))},
         )
     finally:
         pool.close()
 
 
-def build(url: str, root: str, worker_id: str) -> tuple[CoreMachine, PostgresSweepStore]:
+def build(
+    url: str, root: str, worker_id: str, memory: MemoryWatch | None = None
+) -> tuple[CoreMachine, PostgresSweepStore]:
     database = Database(ConnectionPoolManager(url, PoolSettings(min_size=1, max_size=6)))
     options = StoreOptions(worker_id=worker_id)
     executor = ProcessExecutor(
         ChildSpec(bootstrap="chaos_worker:parts", arguments={"url": url, "root": root}),
         replace(ExecutorOptions(), rules=SupervisionRules(grace=2.0)),
+        memory=memory,
     )
     machine = CoreMachine(
         jobs=JOBS,

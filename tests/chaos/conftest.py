@@ -27,12 +27,17 @@ def make_executor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
             disk: DiskWatch | None = None,
             arguments: Mapping[str, Any] | None = None,
             root: Path | None = None,
+            preload: tuple[str, ...] = (),
             rules: SupervisionRules | None = None,
             **options: Any,
         ) -> ProcessExecutor:
             root = root or tmp_path_factory.mktemp("executor")
             executor = ProcessExecutor(
-                ChildSpec(bootstrap="chaos_handlers:parts", arguments={"root": str(root), **(arguments or {})}),
+                ChildSpec(
+                    bootstrap="chaos_handlers:parts",
+                    arguments={"root": str(root), **(arguments or {})},
+                    preload=preload,
+                ),
                 replace(ExecutorOptions(rules=rules or SupervisionRules(grace=0.5)), **options),
                 memory=memory,
                 disk=disk,

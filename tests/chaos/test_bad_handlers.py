@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from chaos_harness import Harness, is_alive, read_pid, wait_until
 
 from core.ports import Raised, Returned
 from core.stopping import StopReason, StopToken
+from infrastructure.process_executor.executor import ProcessExecutor
 
 pytestmark = pytest.mark.chaos
+Make = Callable[..., ProcessExecutor]
 
 
 def failure(execution: object) -> Raised:
@@ -150,6 +153,45 @@ def test_a_pool_within_a_handler_works_and_may_log(harness: Harness) -> None:
     execution = harness.run("use_a_pool")
     assert isinstance(execution, Returned)
     assert execution.result["squares"] == [number * number for number in range(10)]
+
+
+def test_handlers_may_use_threads_processes_and_gdals_own_threads(harness: Harness) -> None:
+    methods = ["fork", "spawn", "forkserver"]
+    execution = harness.run("use_every_kind_of_parallelism", {"methods": methods}, timeout=60)
+    assert isinstance(execution, Returned), execution
+    result = execution.result
+    assert (result["threads"], result["items"], result["gdal"]) == (sum(range(40)), 40, 1.0)
+    assert len({result[method] for method in methods}) == 1
+    assert result["gdal_in_forks"] == [1.0, 1.0]
+
+
+def test_threads_and_forks_that_a_handler_has_ended_cost_no_new_child(make_executor: Make) -> None:
+    harness = Harness(make_executor(preload=("rasterio",)))  # as the worker does: its import sets variables
+    pids = set()
+    for _ in range(2):
+        execution = harness.run("use_every_kind_of_parallelism", {"methods": ["fork"]}, timeout=60)
+        assert isinstance(execution, Returned), execution
+        pids.add(execution.result["pid"])
+    assert len(pids) == 1
+
+
+def test_a_retry_after_a_timeout_never_runs_beside_the_attempt_before(harness: Harness, tmp_path: Path) -> None:
+    """When the failure comes back, to be recorded and tried again, nothing of the old attempt is alive any more."""
+    pids, started = tmp_path / "pids", tmp_path / "started"
+    error = failure(harness.run("leave_a_pool", {"pids": str(pids), "then": "hang"}, timeout=2.0)).error
+    assert error.code == "TIMEOUT"
+    assert not any(is_alive(int(pid)) for pid in pids.read_text().split())
+    assert failure(harness.run("hang", {"started": str(started)}, timeout=0.3)).error.code == "TIMEOUT"
+    assert not is_alive(read_pid(started))
+
+
+def test_the_peak_memory_of_a_failure_is_its_own_and_not_of_the_task_before(make_executor: Make) -> None:
+    harness = Harness(make_executor())
+    mib = 1 << 20
+    small = failure(harness.run("exit_at_once")).error.details["peak_memory_bytes"]
+    assert isinstance(harness.run("eat_and_return", {"bytes": 300 * mib}), Returned)
+    after = failure(harness.run("exit_at_once")).error.details["peak_memory_bytes"]
+    assert after < small + 100 * mib
 
 
 def test_no_fork_outlives_its_termination(harness: Harness) -> None:

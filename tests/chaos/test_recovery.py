@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +16,11 @@ import chaos_worker
 import pytest
 from chaos_harness import wait_until
 
+from core.machine import CoreMachine
 from core.messages import JobMessage
-from core.records import AttemptOutcome, TaskQuery
-from core.states import TERMINAL_TASK_STATUSES, TaskStatus
+from core.records import AttemptOutcome, TaskQuery, TaskRecord
+from core.states import TERMINAL_TASK_STATUSES, JobStatus, TaskStatus
+from infrastructure.postgres.sweep_store import PostgresSweepStore
 
 pytestmark = pytest.mark.chaos
 
@@ -43,6 +46,43 @@ def read_history(effects: Path) -> list[Line]:
         Line(int(number), int(attempt), float(moment), int(pid))
         for number, attempt, moment, pid in (line.split() for line in lines)
     ]
+
+
+def test_a_task_that_has_killed_its_worker_three_times_is_failed(database_url: str, tmp_path: Path) -> None:
+    machine, sweeps = chaos_worker.build(database_url, str(tmp_path), "submitter")
+    job = machine.submit_job("chaos_kill_the_worker", {"parameters": {}}).job
+    machine.process_job_message(JobMessage(job_id=job.job_id, job_type=job.job_type))
+    (task,) = machine.store.list_tasks(TaskQuery(job_id=job.job_id))
+    while not _ended(machine, task):
+        worker = subprocess.Popen([sys.executable, chaos_worker.__file__, database_url, str(tmp_path), job.job_id])
+        try:
+            assert worker.wait(30) == -signal.SIGKILL
+        finally:
+            worker.kill()
+        wait_until(lambda: _swept_until(sweeps, lambda: not _runs(machine, task)), 30)
+    ended = machine.store.get_task(task.task_id)
+    assert ended is not None
+    assert (ended.status, ended.failures) == (TaskStatus.FAILED, 3)
+    assert ended.error_details is not None
+    assert "lease" in ended.error_details.message
+    attempts = machine.store.list_attempts(task.task_id)
+    assert [attempt.outcome for attempt in attempts] == [AttemptOutcome.LEASE_EXPIRED] * 3
+    assert len({attempt.worker_id for attempt in attempts}) == 3
+    assert machine.store.get_job(job.job_id).status is JobStatus.FAILED  # type: ignore[union-attr]
+    machine.close()
+
+
+def _swept_until(sweeps: PostgresSweepStore, condition: Callable[[], bool]) -> bool:
+    sweeps.sweep(limit=100)
+    return condition()
+
+
+def _runs(machine: CoreMachine, task: TaskRecord) -> bool:
+    return machine.store.get_task(task.task_id).status is TaskStatus.PROCESSING  # type: ignore[union-attr]
+
+
+def _ended(machine: CoreMachine, task: TaskRecord) -> bool:
+    return machine.store.get_task(task.task_id).status in TERMINAL_TASK_STATUSES  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("victim", ["child", "worker"])

@@ -2,60 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import signal
-import subprocess
-import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import chaos_service
 import httpx
 import pytest
 from chaos_harness import is_alive, read_pid, wait_until
+from chaos_process import Service
+from rich.console import Console
 
-from core.records import AttemptOutcome, TaskQuery, TaskRecord
+from app.cli_show import print_job, watch
+from core.records import AttemptOutcome
 from core.states import TaskStatus
 from infrastructure.postgres.database import Database
-from infrastructure.postgres.state_store import PostgresStateStore, StoreOptions
 
 pytestmark = pytest.mark.chaos
-
-
-class Service:
-    """The process under test."""
-
-    def __init__(self, url: str, root: Path, database: Database) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, chaos_service.__file__, url, str(root)], stdout=subprocess.PIPE, text=True
-        )
-        assert self.process.stdout is not None
-        self.http = httpx.Client(base_url=self.process.stdout.readline().strip(), timeout=5)
-        self.store = PostgresStateStore(database, StoreOptions(worker_id="test"))
-        wait_until(self._serves)
-
-    def _serves(self) -> bool:
-        try:
-            return self.http.get("/readyz").status_code == 200
-        except httpx.ConnectError:
-            return False
-
-    def submit(self, job_type: str, parameters: dict[str, Any]) -> str:
-        response = self.http.post(f"/api/jobs/submit/{job_type}", json=parameters)
-        assert response.status_code < 300, response.text
-        return str(response.json()["job_id"])
-
-    def task(self, job_id: str) -> TaskRecord:
-        return self.store.list_tasks(TaskQuery(job_id=job_id))[0]
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait(5)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        self.http.close()
 
 
 @pytest.fixture
@@ -129,23 +96,30 @@ def test_a_second_signal_leaves_at_once_and_takes_the_child_along(start: Start, 
     assert service.task(job_id).status is TaskStatus.PROCESSING  # its lease runs out, and another takes it up
 
 
-@pytest.mark.parametrize("task", ["hold_the_gil", "spin"])
-def test_health_and_leases_go_on_while_a_handler_holds_the_gil(start: Start, tmp_path: Path, task: str) -> None:
+def test_progress_is_shown_by_http_status_and_watch(start: Start, tmp_path: Path) -> None:
     service = start()
     started = tmp_path / "started"
-    job_id = service.submit(f"chaos_{task}", {"parameters": {"started": str(started), "seconds": 4.0}})
+    job_id = service.submit("chaos_report_then_wait", {"parameters": {"started": str(started), "counted": True}})
     read_pid(started)
-    delays = []
-    while service.task(job_id).status is TaskStatus.PROCESSING:
-        began = time.monotonic()
-        assert service.http.get("/livez").status_code == 200
-        delays.append(time.monotonic() - began)
-        time.sleep(0.02)
-    record = service.task(job_id)
-    assert (record.status, record.attempt) == (TaskStatus.COMPLETED, 1)  # twice its lease, and the lease held
-    delays.sort()
-    print(f"{task}: /livez median {delays[len(delays) // 2] * 1000:.1f} ms, worst {delays[-1] * 1000:.1f} ms")
-    assert delays[len(delays) // 2] < 0.05
+    view = service.http.get(f"/api/jobs/status/{job_id}").json()
+    (task,) = view["running"]
+    progress = task["progress"]
+    assert (progress["percent"], progress["message"], progress["unit"]) == (20.0, "tiling", "tiles")
+    assert 100 < progress["rate"] < 400
+    assert progress["eta_seconds"] == pytest.approx(80 / progress["rate"])
+    assert view["percent"] == 20.0
+    out = io.StringIO()
+    print_job(view, Console(file=out, width=200))
+    assert "20%  tiling" in out.getvalue()
+    assert "tiles/s" in out.getvalue()
+
+    out = io.StringIO()
+    watcher = threading.Thread(target=watch, args=(service.store, job_id, Console(file=out, width=200)))
+    watcher.start()
+    wait_until(lambda: "tiling" in out.getvalue() and "s left" in out.getvalue())
+    service.http.post(f"/api/jobs/{job_id}/cancel").raise_for_status()
+    watcher.join(20)
+    assert "cancelled" in out.getvalue()
 
 
 def test_a_killed_worker_is_succeeded_when_its_lease_has_run_out(start: Start, tmp_path: Path) -> None:
@@ -153,8 +127,8 @@ def test_a_killed_worker_is_succeeded_when_its_lease_has_run_out(start: Start, t
     service = start()
     job_id = service.submit("chaos_items", {"effects": str(effects), "count": 60, "seconds": 0.03})
     wait_until(lambda: len(list(effects.glob("item-*"))) >= 5)
-    again = start()
     service.process.kill()
+    again = start()
     wait_until(lambda: again.task(job_id).status is TaskStatus.COMPLETED, 20)
     task = again.task(job_id)
     outcomes = [attempt.outcome for attempt in again.store.list_attempts(task.task_id)]

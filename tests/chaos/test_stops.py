@@ -14,7 +14,7 @@ from pathlib import Path
 
 import chaos_handlers
 import pytest
-from chaos_harness import Harness, is_alive, make_claim, read_pid, wait_until
+from chaos_harness import Harness, fake_cgroup, is_alive, make_claim, read_pid, wait_until
 from chaos_store import FileCheckpointStore
 
 from core.errors import ClaimLost, ConfigurationError
@@ -22,21 +22,10 @@ from core.ports import Raised, Returned, Stopped
 from core.stopping import StopReason, StopToken
 from infrastructure.process_executor.executor import ProcessExecutor
 from infrastructure.process_executor.supervision import SupervisionRules
-from infrastructure.watchdogs import DiskWatch, MemoryWatch
+from infrastructure.watchdogs import DiskWatch
 
 pytestmark = pytest.mark.chaos
 Make = Callable[..., ProcessExecutor]
-
-
-def cgroup(root: Path, *, limit: int, used: int, oom_kills: int = 0) -> MemoryWatch:
-    """A cgroup v2 as the kernel shows it in a container."""
-    (root / "proc" / "self").mkdir(parents=True)
-    (root / "proc" / "self" / "cgroup").write_text("0::/\n")
-    (root / "memory.max").write_text(f"{limit}\n")
-    (root / "memory.current").write_text(f"{used}\n")
-    (root / "memory.stat").write_text("anon 1\ninactive_file 0\n")
-    (root / "memory.events").write_text(f"oom {oom_kills}\noom_kill {oom_kills}\n")
-    return MemoryWatch(0.85, proc=root / "proc", cgroups=root)
 
 
 @pytest.mark.parametrize("reason", [StopReason.DRAIN, StopReason.CANCELLED, StopReason.MEMORY, StopReason.LEASE_LOST])
@@ -120,7 +109,7 @@ def test_native_code_that_holds_the_gil_is_ended_at_its_deadline(harness: Harnes
 
 
 def test_above_the_soft_mark_the_handler_is_asked_to_stop(make_executor: Make, tmp_path: Path) -> None:
-    memory = cgroup(tmp_path / "cgroup", limit=200 << 20, used=190 << 20)
+    memory = fake_cgroup(tmp_path / "cgroup", limit=200 << 20, used=190 << 20)
     stop = StopToken()
     execution = Harness(make_executor(memory=memory)).run("eat", {"bytes": 60 << 20}, stop=stop)
     assert isinstance(execution, Returned)
@@ -131,7 +120,7 @@ def test_above_the_soft_mark_the_handler_is_asked_to_stop(make_executor: Make, t
 def test_a_deaf_handler_above_the_soft_mark_is_ended_and_the_retry_knows_why(
     make_executor: Make, tmp_path: Path
 ) -> None:
-    memory = cgroup(tmp_path / "cgroup", limit=200 << 20, used=190 << 20)
+    memory = fake_cgroup(tmp_path / "cgroup", limit=200 << 20, used=190 << 20)
     execution = Harness(make_executor(memory=memory)).run("hang")
     assert isinstance(execution, Raised)
     assert (execution.error.type, execution.error.code) == ("MemoryLimitApproached", "MEMORY")
@@ -139,7 +128,7 @@ def test_a_deaf_handler_above_the_soft_mark_is_ended_and_the_retry_knows_why(
 
 
 def test_a_child_too_small_to_help_is_left_alone(make_executor: Make, tmp_path: Path) -> None:
-    memory = cgroup(tmp_path / "cgroup", limit=8 << 30, used=int(7.9 * (1 << 30)))
+    memory = fake_cgroup(tmp_path / "cgroup", limit=8 << 30, used=int(7.9 * (1 << 30)))
     stop = StopToken()
     execution = Harness(make_executor(memory=memory)).run("hang", stop=stop, timeout=1.5)
     assert isinstance(execution, Raised)
@@ -147,7 +136,7 @@ def test_a_child_too_small_to_help_is_left_alone(make_executor: Make, tmp_path: 
 
 
 def test_the_kernels_oom_kill_is_told_from_any_other_sigkill(make_executor: Make, tmp_path: Path) -> None:
-    memory = cgroup(tmp_path / "cgroup", limit=200 << 20, used=1 << 20)
+    memory = fake_cgroup(tmp_path / "cgroup", limit=200 << 20, used=1 << 20)
     harness = Harness(make_executor(memory=memory))
     execution = harness.run("kill_itself", {"oom_counter": str(tmp_path / "cgroup" / "memory.events")})
     assert isinstance(execution, Raised)
@@ -171,9 +160,11 @@ def test_a_stall_is_reported_with_the_stacks_of_the_child(
     with caplog.at_level(logging.WARNING, logger="geoworker.executor"):
         running = harness.start("hang", {}, stop)
         wait_until(reports)
+        assert harness.executor.status()["stalled"] == 1
         assert not stop.requested  # reported, not ended
         stop.request(StopReason.DRAIN)
         assert isinstance(running.result(), Stopped)
+    assert harness.executor.status()["stops"]["drain"] == 1
     assert len(reports()) == 1
     assert "in hang" in reports()[0].getMessage()
     assert reports()[0].__dict__["task_id"] == "task-1"

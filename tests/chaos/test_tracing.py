@@ -118,7 +118,14 @@ def test_one_trace_from_a_submission_over_http_to_the_child(
     collector: Collector, database_url: str, tmp_path: Path
 ) -> None:
     service = subprocess.Popen(
-        [sys.executable, chaos_service.__file__, database_url, str(tmp_path), collector.url],
+        [
+            sys.executable,
+            chaos_service.__file__,
+            database_url,
+            str(tmp_path),
+            "embedded",
+            f"OTEL_EXPORTER_OTLP_ENDPOINT={collector.url}",
+        ],
         stdout=subprocess.PIPE,
         text=True,
     )

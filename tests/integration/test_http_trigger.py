@@ -256,7 +256,7 @@ def test_a_failed_task_calls_back_with_what_data_factory_reads(
     client: TestClient, receiver: Callable[[list[int]], Receiver], tmp_path: os.PathLike[str]
 ) -> None:
     target = receiver([200])
-    params = {"source_url": f"{tmp_path}/nothing.tif"}
+    params = {"source_url": f"{tmp_path}/data/nothing.tif"}
     start(client, task_id="c-2", task_type="validate_raster", params=params, callback_url=target.url)
     assert target.acknowledged.wait(30)
     told = json.loads(target.got[0][0])

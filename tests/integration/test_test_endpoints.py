@@ -17,11 +17,16 @@ from app.api.application import create_app
 from app.composition import Role, compose
 from app.settings import Settings
 from app.trial import try_handler
+from infrastructure.storage.handler_storage import StorageSpec
+from services.raster import sample_raster
+from tests.file_server import file_server
 from tests.process_support import is_alive, wait_until
 
 KEY = {"X-Api-Key": "a-key-for-tests"}
 ON = {"ENABLE_TEST_ENDPOINTS": "true", "API_KEYS": KEY["X-Api-Key"]}
 Serve = Callable[[Mapping[str, str]], TestClient]
+
+OPEN = StorageSpec().as_dict()
 
 
 @pytest.fixture
@@ -77,6 +82,19 @@ def test_a_real_raster_is_really_validated(serve: Serve) -> None:
     assert answer.status_code == 200, answer.text
     assert answer.json()["handler_result"]["band_count"] == 3
     assert answer.json()["lifecycle"]["job_type"] == "test_job"
+
+
+def test_a_signed_url_is_read_and_its_signature_kept_nowhere(serve: Serve) -> None:
+    with file_server() as server:
+        url = server.serve("/bronze/test.tif?sv=2024-11-04&sig=c2VjcmV0", sample_raster().read_bytes())
+        client = serve({**ON, "SOURCE_ALLOWED_HOSTS": "localhost", "ALLOW_PRIVATE_ADDRESSES": "true"})
+        answer = execute(client, "validate_raster", {"params": {"source_url": url}})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["handler_result"]["source_crs"] == "EPSG:32618"
+    kept = client.get("/api/test/state", headers=KEY).text
+    for text in (answer.text, kept):
+        assert "test.tif" in text
+        assert "c2VjcmV0" not in text
 
 
 def test_a_failing_handler_answers_500_with_its_error_and_state(serve: Serve) -> None:
@@ -169,7 +187,7 @@ def test_a_trial_has_no_settings_and_leaves_no_files(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     source = Path(__file__).parents[1] / "data" / "rasters" / "riocogeo__image_tags.tif"
-    done = try_handler("process_raster_complete", {"source_url": str(source)}, "test_job", time_limit=60)
+    done = try_handler("process_raster_complete", {"source_url": str(source)}, "test_job", time_limit=60, storage=OPEN)
     assert done.success, done.handler_result
     assert str(done.handler_result["cog"]["path"]).startswith(str(tmp_path))
     assert list(tmp_path.iterdir()) == []
@@ -190,6 +208,6 @@ def test_a_handler_that_does_not_end_is_killed_with_what_it_started(
         "    time.sleep(600)\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', os.getcwd())}")
-    done = try_handler("hello_world_greeting", {}, "test_job", time_limit=2)
+    done = try_handler("hello_world_greeting", {}, "test_job", time_limit=2, storage=OPEN)
     assert (done.success, done.handler_result["error_type"]) == (False, "TaskTimeout")
     wait_until(lambda: not is_alive(int((tmp_path / "pid").read_text())))

@@ -6,13 +6,10 @@ The SDK's handlers take a second to close (a thread of theirs sleeps), so they c
 from __future__ import annotations
 
 import contextlib
-import gc
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -81,20 +78,10 @@ def receive(source: ServiceBusSource, *, polls: int = 40, seconds: float = 5) ->
     raise AssertionError(f"nothing came: {source.status()}")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """After a reset the SDK (7.15.0) forgets its socket: its connection is in state END, where close() does nothing."""
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"))
-
-
 @pytest.fixture(scope="package")
 def closing() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(32) as pool:
         yield pool
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "unclosed <socket", ResourceWarning)
-        gc.collect()
 
 
 @pytest.fixture

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import warnings
 from datetime import timedelta
 
 import pytest
@@ -60,6 +62,29 @@ def test_a_running_tasks_renewal_and_settlement_survive(bench: Bench, how: str) 
     assert bench.emulator.message_count(QUEUE) == 0
     assert source.status().details["lock_renewals"] == 2
     assert source.status().details["locks_lost"] == 0
+
+
+@pytest.mark.parametrize("how", ["drop_connections", "close_connections"])
+def test_a_lost_connection_leaves_no_socket_open(bench: Bench, how: str) -> None:
+    source, dispatcher = bench.source(), bench.dispatcher()
+    assert source.receive(SECOND / 10) is None
+    assert dispatcher.dispatch([task(9)]) == [Sent()]
+    receive(source).settle(Complete())
+    getattr(bench.emulator, how)()
+    assert isinstance(dispatcher.dispatch([task()])[0], TryAgain)
+    assert dispatcher.dispatch([task()]) == [Sent()]
+    receive(source).settle(Complete())
+    source.close()
+    dispatcher.close()
+    for thread in threading.enumerate():
+        if thread.name == "link-closing":
+            thread.join(30)
+    del source, dispatcher
+    bench.opened.clear()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        gc.collect()
+    assert [str(one.message) for one in told if issubclass(one.category, ResourceWarning)] == []
 
 
 def test_a_silent_receiver_is_replaced(bench: Bench) -> None:

@@ -276,14 +276,14 @@ def test_whatever_happens_no_saved_item_is_lost_and_no_unmarked_one_appears(step
                 if step == "leave":
                     checkpoint.__exit__(None, None, None)
                     saved |= marked
-                for log in checkpoint._items.values():
+                for log in checkpoint._state.items.values():
                     log.discard()
                 claim = _claim_again(store, claim)
                 checkpoint = CheckpointManager(claim, store, StopToken(), item_flush_seconds=3600)
                 found = {key for key, _ in checkpoint.items(1).items()}
                 assert saved <= found <= marked
                 marked = set(found)
-    for log in checkpoint._items.values():
+    for log in checkpoint._state.items.values():
         log.discard()
 
 

@@ -15,6 +15,7 @@ from core.handlers import HandlerFunction, HandlerRegistry, HandlerSpec
 from core.ports import Execution, Raised, Returned
 from core.records import Claim, Progress
 from core.stopping import StopReason, StopToken
+from infrastructure.checkpoint_manager import CheckpointManager
 from infrastructure.handler_call import MAX_RESULT_BYTES
 from infrastructure.inline_executor import HandlerParts, InlineExecutor, task_directory
 from testing.mock_state_manager import MockStateManager
@@ -224,6 +225,53 @@ def test_buffered_items_are_saved_however_the_handler_ends(run: Run, store: Mock
 
     assert isinstance(run(mark_then_fail), Raised)
     assert run(count) == Returned(result={"success": True, "done": 1})
+
+
+def test_a_handler_may_make_its_own_checkpoint_manager_the_older_way(run: Run, store: MockStateManager) -> None:
+    def first_attempt(params: dict[str, Any]) -> Any:
+        checkpoint = CheckpointManager(params["_task_id"], params["_docker_context"].task_repo)
+        assert not checkpoint.should_skip(1)
+        checkpoint.save(1, {"source": "a.tif"})
+        checkpoint.items(2).mark("tile-1")
+        raise TransientError("halfway")
+
+    def second_attempt(params: dict[str, Any], context: DockerTaskContext) -> dict[str, Any]:
+        mine = CheckpointManager(context.task_id, context.task_repo)
+        assert mine.should_skip(1)
+        assert "tile-1" in mine.items(2)
+        mine.save(2, {"tiles": 1})
+        assert context.checkpoint.should_skip(2)  # two names of one checkpoint
+        context.checkpoint.save(3)
+        return {"success": True, "source": mine.get_data("source"), "tiles": mine.get_data("tiles")}
+
+    assert isinstance(run(first_attempt), Raised)
+    assert run(second_attempt) == Returned(result={"success": True, "source": "a.tif", "tiles": 1})
+
+
+def test_a_checkpoint_is_made_for_no_other_task_and_from_nothing_else(run: Run) -> None:
+    def another_task(params: Any, context: DockerTaskContext) -> Any:
+        CheckpointManager("task-2", context.task_repo)
+
+    def another_repository(params: Any, context: DockerTaskContext) -> Any:
+        CheckpointManager(context.task_id, object())  # type: ignore[arg-type]
+
+    error = raised(run(another_task)).error
+    assert (error.type, error.details["faults"][0]["field"]) == ("InvalidInput", "task_id")
+    assert "context.task_repo" in raised(run(another_repository)).error.message
+
+
+def test_a_retry_knows_how_the_attempt_before_it_failed(run: Run) -> None:
+    seen: list[Any] = []
+
+    def fail(params: Any, context: DockerTaskContext) -> Any:
+        seen.append(context.previous_error)
+        raise TransientError("halfway")
+
+    run(fail)
+    run(fail)
+    first, second = seen
+    assert first is None
+    assert (second.type, second.message) == ("Crash", "crashed")  # as it is recorded
 
 
 def test_progress_that_cannot_be_saved_does_not_stop_the_work(

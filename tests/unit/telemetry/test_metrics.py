@@ -71,13 +71,17 @@ def test_states_are_read_at_each_scrape() -> None:
     metrics.watch_relay(relay)
     metrics.watch_workers({"queue_worker": lambda: worker, "jobs_worker": lambda: {**worker, "received": 7}})
     metrics.watch_pool(lambda: {"size": 3, "available": 1, "waiting": 0, "connections_lost": 2})
-    metrics.watch_executor(lambda: {"children": children, "started": 4, "died": 1, "retired": 2})
+    metrics.watch_executor(
+        lambda: {"children": children, "started": 4, "died": 1, "retired": 2, "stalled": 1, "stops": {"memory": 2}}
+    )
     metrics.watch_memory(MemoryWatch())
     before = samples(metrics)
     assert before["geoworker_lease_renewals_total", ()] == 0
     assert before["geoworker_worker_received_total", (("worker", "jobs_worker"),)] == 7
     assert before["geoworker_worker_connected", (("worker", "queue_worker"),)] == 0
     assert before["geoworker_children_died_total", ()] == 1
+    assert before["geoworker_task_stalls_total", ()] == 1
+    assert before["geoworker_task_stops_total", (("reason", "memory"),)] == 2
     assert before["geoworker_memory_limit_bytes", ()] > before["geoworker_memory_used_bytes", ()] > 0
     counts.renewed += 3
     counts.leases_lost += 1

@@ -1,0 +1,1 @@
+"""Files elsewhere: HTTP and Blob Storage behind the port in :mod:`core.storage`."""

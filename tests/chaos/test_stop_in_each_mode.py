@@ -1,0 +1,89 @@
+"""SIGTERM and SIGINT in the middle of the raster chain and of a sleeping handler, in each mode.
+
+Each time: exit code 0 within the time bound, the task released without a failure, its message not dead-lettered, and
+the next worker goes on without redoing a finished phase.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import chaos_service
+import pytest
+from chaos_harness import wait_until
+from chaos_process import Deployment, Service, deployed
+
+from core.records import AttemptOutcome, TaskRecord
+from core.states import TaskStatus
+from infrastructure.postgres.database import Database
+from services.raster import sample_raster
+
+pytestmark = pytest.mark.chaos
+
+_DOCKER_QUEUE = "long-running-tasks"
+_BOUND = chaos_service.GRACE + 5.0
+
+
+def stop(worker: Service, number: signal.Signals) -> float:
+    """Signal a worker; the seconds until it has left with exit code 0."""
+    began = time.monotonic()
+    worker.process.send_signal(number)
+    assert worker.process.wait(30) == 0
+    return time.monotonic() - began
+
+
+def assert_released(deployment: Deployment, worker: Service, job_id: str, *, phase: int) -> TaskRecord:
+    task = worker.task(job_id)
+    assert (task.status, task.failures, task.interruptions) == (TaskStatus.QUEUED, 0, 1)
+    assert task.checkpoint_phase == phase
+    (attempt,) = worker.store.list_attempts(task.task_id)
+    assert (attempt.outcome, attempt.reason) == (AttemptOutcome.INTERRUPTED, "drain")
+    if (emulator := deployment.emulator) is not None:  # the old message is done with, the next hint waits
+        assert not emulator.dead_letters(_DOCKER_QUEUE)
+        emulator.wait_until(lambda bus: bus.counts(_DOCKER_QUEUE).active >= 1)
+    return task
+
+
+def finish(worker: Service, job_id: str) -> dict[str, Any]:
+    task = wait_until(lambda: (t := worker.task(job_id)).status is TaskStatus.COMPLETED and t, 40)
+    outcomes = [attempt.outcome for attempt in worker.store.list_attempts(task.task_id)]
+    assert outcomes == [AttemptOutcome.INTERRUPTED, AttemptOutcome.COMPLETED]
+    return dict(task.result_data)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("mode", ["in_memory", "service_bus", "http_trigger"])
+def test_a_stopped_worker_releases_its_task_and_the_next_goes_on(
+    mode: str, database_url: str, database: Database, tmp_path: Path
+) -> None:
+    with deployed(mode, database_url, tmp_path, database) as deployment:
+        first = deployment.start_worker()
+        raster = deployment.front(first).submit("process_raster_docker", {"source_url": str(sample_raster())})
+        wait_until((tmp_path / "in-mid-phase").exists, 40)
+        assert stop(first, signal.SIGTERM) < _BOUND
+        assert_released(deployment, first, raster, phase=1)
+        assert not list((tmp_path / "outputs").rglob("*.tif*"))  # the half-written COG is gone
+
+        second = deployment.start_worker()
+        result = finish(second, raster)
+        assert Path(result["cog"]["path"]).is_file()
+        history = [line.split(" ", 1) for line in (tmp_path / "raster-history").read_text().splitlines()]
+        assert [attempt for attempt, message in history if message == "validating"] == ["1"]
+
+        sleeper = deployment.front(second).submit("chaos_sleeper", {"parameters": {"directory": str(tmp_path)}})
+        wait_until((tmp_path / "asleep-1").exists, 20)
+        assert stop(second, signal.SIGINT) < _BOUND
+        assert_released(deployment, second, sleeper, phase=1)
+
+        (tmp_path / "wake").touch()
+        third = deployment.start_worker()
+        assert finish(third, sleeper)["made_by"] == 1
+        assert (tmp_path / "history").read_text().splitlines() == [
+            "attempt 1: phase 1",
+            "attempt 1: phase 2 from step 0",
+            "attempt 2: phase 2 from step n",
+        ]
+        assert stop(third, signal.SIGTERM) < _BOUND  # with nothing at work too
