@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from app import child
 from app.lifecycle import DockerWorkerLifecycle
+from app.raster_limits import raster_limits
 from app.settings import OrchestrationMode, Settings
 from app.storage import storage_spec
 from app.worker import BackgroundQueueWorker
@@ -397,7 +398,9 @@ def _executor(
             handlers=handlers,
             checkpoints=PostgresCheckpointStore(database),
             work_root=settings.work_root,
-            services=child.handler_services(settings.output_dir, database, storage, settings.output_url),
+            services=child.handler_services(
+                settings.output_dir, database, storage, settings.output_url, raster=raster_limits(settings)
+            ),
         )
     )
     if children is None:

@@ -21,7 +21,7 @@ from services.raster.gdal import gdal_messages
 from services.raster.outputs import part_of, publish
 from services.raster.parameters import RasterType
 from services.raster.pixels import PixelSource, PlainPixels, crs_to_warp_to, pixels_of
-from services.raster.profile import Profile, crs_name
+from services.raster.profile import Profile, as_json_number, crs_name
 from services.raster.source import Source, open_source
 from services.raster.tally import Tally
 from services.raster.tile_grid import overview_levels, tail_levels, tile_levels
@@ -115,6 +115,9 @@ def made_how(layout: Layout, options: CogOptions, raster_type: RasterType, *, re
     return {
         "crs": crs_name(layout.crs),
         "shape": [layout.height, layout.width],
+        "transform": list(layout.transform)[:6],
+        "nodata": as_json_number(layout.nodata),
+        "masked": layout.masked or layout.alpha is not None,
         "band_count": layout.count,
         "dtype": layout.dtype,
         "raster_type": raster_type.value,

@@ -80,7 +80,7 @@ def _made(params: ProcessRaster, context: DockerTaskContext) -> tuple[dict[str, 
     _stop_here_if_asked(context)
     source = _source(params, context)
     validation = validate(source, input_crs=params.input_crs)
-    stem = safe_stem(source.name)
+    stem = params.output_name or safe_stem(source.name)
     outputs = outputs_for(stem, params.output_dir, context)
     if is_tiled(params, validation, context):
         total = validation.profile.width * validation.profile.height

@@ -15,7 +15,7 @@ from services.raster.parameters import ItemParameters, RasterType
 from services.raster.profile import read_profile
 from services.raster.source import Source, open_source
 from services.raster.stac import COG_MEDIA_TYPE, bands_of, build_item, moment_of, thumbnail_asset
-from services.raster.stac_collection import VRT_MEDIA_TYPE, build_collection, file_asset, links_to
+from services.raster.stac_collection import VRT_MEDIA_TYPE, build_collection, file_asset
 from services.raster.steps import write_json, write_thumbnail
 from services.raster.tile_grid import Place
 from services.raster.tile_store import TileKey, TileRecord, TileStore
@@ -65,9 +65,8 @@ def describe_tiles(
                 moment=moment,
                 thumbnail=None,
                 created=created,
-                links=links_to(f"../{outputs.item.name}"),
+                collection=(collection_id, f"../{outputs.item.name}"),
             )
-        item["collection"] = collection_id
         write_json(item, path.with_suffix(".json"), context)
         items.append(item)
         hrefs.append(f"{path.parent.name}/{path.stem}.json")
@@ -105,6 +104,7 @@ def describe_tiles(
             "thumbnail": thumbnail_asset(outputs.thumbnail.name),
         },
         summaries={"geoworker:raster_type": [raster_type.value]},
+        parent=None if params.collection is None else f"./{params.collection}.json",
     )
     facts = write_json(collection, outputs.item, context)
     return {

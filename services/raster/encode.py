@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -190,13 +190,13 @@ def template(
     from rasterio.io import MemoryFile
 
     with MemoryFile(ext=".tif") as file:
-        with open_template(file.name, layout, options) as written:
+        with open_template(file.name, layout, options.block_options()) as written:
             if description is not None:
                 description.write(written, statistics)
         return read_directories(file.getbuffer())[0]
 
 
-def open_template(name: str, layout: Layout, options: CogOptions) -> DatasetWriter:
+def open_template(name: str, layout: Layout, creation: Mapping[str, Any]) -> DatasetWriter:
     """A new GeoTIFF of that layout, to be described and left without pixels."""
     import rasterio
 
@@ -213,7 +213,7 @@ def open_template(name: str, layout: Layout, options: CogOptions) -> DatasetWrit
         nodata=layout.nodata if _can_hold(layout) else None,
         SPARSE_OK=True,
         BIGTIFF="YES",
-        **options.block_options(),
+        **creation,
     )
 
 

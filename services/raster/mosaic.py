@@ -6,22 +6,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree
 
 from affine import Affine
 
 from core.docker_context import ItemLog
 from services.raster.cog import MadeTiles, Order, Workplace, made_how, made_tiles
 from services.raster.cog_check import check_structure
-from services.raster.description import Description, Layout
-from services.raster.gdal import judged_here
 from services.raster.outputs import Outputs, part_of, publish, publish_bytes, sha256_of
 from services.raster.statistics import BandStatistics
 from services.raster.tails import TailPixels
 from services.raster.tally import Tally
-from services.raster.tile_grid import Box, TileGrid, overview_levels, reduced, tile_levels
+from services.raster.tile_grid import TileGrid, overview_levels, reduced, tile_levels
 from services.raster.tile_store import TileKey, TileRecord, TileStore
 from services.raster.tiling import TilePlan, Tiler
+from services.raster.vrt_write import Piece, mosaic_document
 from services.raster.whole import assemble
 
 if TYPE_CHECKING:
@@ -157,67 +155,22 @@ def _overview(made: MadeTiles, order: Order, path: Path, place: Workplace) -> Wr
 
 
 def vrt(made: MadeTiles, statistics: Sequence[BandStatistics], tiles: str, overview: str) -> bytes:
-    """The mosaic as a GDAL VRT beside the directory ``tiles`` and the file ``overview``.
-
-    GDAL writes the description, from a GeoTIFF without pixels; its sources are replaced by the tiles.
-    """
-    layout, plan = made.pixels.layout, made.tiler.plan
-    root = _described(layout, made.tiler, made.description, statistics)
-    grid = TileGrid(layout.width, layout.height, plan.side)
-    present = [key for key in sorted(made.records) if not made.records[key].empty]
-    files = [(f"{tiles}/{made.tiler.store.path(key).name}", grid.box(key.place)) for key in present]
-    bands = root.findall("VRTRasterBand")
-    for number, band in enumerate(bands, start=1):
-        _point_at(band, files, str(number), overview, plan.side)
-    if layout.masked:
-        masks = ElementTree.SubElement(root, "MaskBand")
-        mask = ElementTree.SubElement(masks, "VRTRasterBand", {"dataType": "Byte"})
-        _point_at(mask, files, "mask,1", overview, plan.side)
-    ElementTree.indent(root)
-    content: bytes = ElementTree.tostring(root, encoding="utf-8")
-    return content
-
-
-def _described(
-    layout: Layout, tiler: Tiler, description: Description, statistics: Sequence[BandStatistics]
-) -> ElementTree.Element:
-    import rasterio
-    from rasterio.io import MemoryFile
-    from rasterio.shutil import copy
-
-    from services.raster.encode import open_template
-
-    with judged_here(), MemoryFile(ext=".tif") as file, MemoryFile(ext=".vrt") as written:
-        with open_template(file.name, layout, tiler.options) as empty:
-            description.write(empty, statistics)
-        with rasterio.open(file.name, driver="GTiff") as empty:
-            copy(empty, written.name, driver="VRT")
-        content = written.read()
-    root = ElementTree.fromstring(content)  # noqa: S314 - GDAL has just written it
-    for old in root.findall("OverviewList"):
-        root.remove(old)
-    for domain in root.findall("Metadata[@domain='IMAGE_STRUCTURE']"):
-        root.remove(domain)
-    return root
-
-
-_SOURCES = frozenset({"SimpleSource", "ComplexSource", "Overview"})
-
-
-def _point_at(
-    band: ElementTree.Element, files: Sequence[tuple[str, Box]], number: str, overview: str, side: int
-) -> None:
-    for old in [child for child in band if child.tag in _SOURCES]:
-        band.remove(old)
-    low = ElementTree.SubElement(band, "Overview")
-    ElementTree.SubElement(low, "SourceFilename", {"relativeToVRT": "1"}).text = overview
-    ElementTree.SubElement(low, "SourceBand").text = number
-    for name, box in files:
-        source = ElementTree.SubElement(band, "SimpleSource")
-        ElementTree.SubElement(source, "SourceFilename", {"relativeToVRT": "1"}).text = name
-        ElementTree.SubElement(source, "SourceBand").text = number
-        size = {"xSize": str(box.width), "ySize": str(box.height)}
-        ElementTree.SubElement(source, "SrcRect", {"xOff": "0", "yOff": "0", **size})
-        ElementTree.SubElement(source, "DstRect", {"xOff": str(box.left), "yOff": str(box.top), **size})
-    band.set("blockXSize", str(min(512, side)))
-    band.set("blockYSize", str(min(512, side)))
+    """The mosaic as a GDAL VRT beside the directory ``tiles`` and the file ``overview``."""
+    layout = made.pixels.layout
+    grid = TileGrid(layout.width, layout.height, made.tiler.plan.side)
+    pieces = []
+    for key in sorted(made.records):
+        if not made.records[key].empty:
+            box = grid.box(key.place)
+            pieces.append(
+                Piece(
+                    name=f"{tiles}/{made.tiler.store.path(key).name}",
+                    width=box.width,
+                    height=box.height,
+                    left=box.left,
+                    top=box.top,
+                    across=box.width,
+                    down=box.height,
+                )
+            )
+    return mosaic_document(layout, pieces, description=made.description, statistics=statistics, overview=overview)

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, field_validator, model_validator
 
 from core.jobs import JobParameters
 
@@ -229,6 +229,11 @@ class ItemParameters(JobParameters):
         default=None,
         description="When the data was acquired, with time zone. Default: the raster's own tag, else the file's time.",
     )
+    collection: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9._-]{1,128}$",
+        description="Id of the collection that the item belongs to; the item links to <id>.json beside it.",
+    )
 
 
 class ValidateRaster(ReadParameters):
@@ -254,6 +259,11 @@ class ProcessRaster(ReadParameters, CogParameters, ItemParameters):
     """Parameters of ``process_raster_v2``, ``process_raster_docker`` and ``process_raster_complete``."""
 
     output_dir: OutputDirectory = None
+    output_name: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$",
+        description="What the names of the outputs begin with. Default: the source's file name.",
+    )
     tiling_threshold_mb: float | None = Field(
         default=None,
         ge=0,
@@ -267,3 +277,48 @@ class ProcessRaster(ReadParameters, CogParameters, ItemParameters):
         multiple_of=512,
         description="Width and height of a tile in pixels, a multiple of 512. Default: what memory allows, up to 4096.",
     )
+
+
+class ProcessCollection(CogParameters):
+    """Parameters of ``process_raster_collection``."""
+
+    sources: tuple[SourceUrl, ...] = Field(min_length=1, max_length=2000, description="The rasters to read.")
+    collection_id: str = Field(
+        default="collection", pattern=r"^[A-Za-z0-9._-]{1,100}$", description="Id of the STAC collection."
+    )
+    description: str = Field(
+        default="Rasters of one job.", min_length=1, max_length=10_000, description="What the collection is."
+    )
+    failure_policy: Literal["fail_fast", "collect"] = Field(
+        default="fail_fast",
+        description="What one source that fails does: it ends the job (fail_fast), or is named in the report while "
+        "the others become the collection (collect).",
+    )
+    input_crs: InputCrs = None
+    output_dir: OutputDirectory = None
+    acquired: AwareDatetime | None = Field(
+        default=None, description="When the data of all sources was acquired. Default: each source's own tag or time."
+    )
+    tiling_threshold_mb: float | None = Field(
+        default=None,
+        ge=0,
+        description="Declared size in MiB above which a source becomes tiles. Default: the worker's.",
+    )
+
+    @field_validator("sources")
+    @classmethod
+    def _each_once(cls, sources: tuple[str, ...]) -> tuple[str, ...]:
+        twice = sorted({source for source in sources if sources.count(source) > 1})
+        if twice:
+            raise ValueError(f"names {twice[0]!r} more than once")
+        return sources
+
+
+class CollectRasters(JobParameters):
+    """Parameters of ``collect_rasters``: what has become of each source of a collection."""
+
+    collection_id: str
+    description: str
+    output_dir: OutputDirectory = None
+    processed: tuple[dict[str, Any], ...] = Field(description="Source, and the address of its item or collection.")
+    failed: tuple[dict[str, Any], ...] = Field(description="Source, and the code and message of its error.")

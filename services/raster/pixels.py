@@ -203,8 +203,8 @@ class WarpedPixels:
     """A raster's pixels in another CRS.
 
     The destination grid and the scale of the kernel are fixed once for the whole raster (GDAL would take the scale of
-    each window), so that a pixel is the same in whichever window it is read, and tiles meet without a seam. What lies outside the source becomes nodata; without a nodata value, NaN in rasters of floats
-    and a mask in others.
+    each window), so that a pixel is the same in whichever window it is read, and tiles meet without a seam. What lies
+    outside the source becomes nodata; without a nodata value, NaN in rasters of floats and a mask in others.
     """
 
     def __init__(

@@ -46,11 +46,12 @@ def build_item(
     thumbnail: str | None,
     created: datetime,
     histograms: Sequence[Mapping[str, Any] | None] = (),
-    links: Sequence[Mapping[str, Any]] = (),
+    collection: tuple[str, str] | None = None,
 ) -> dict[str, Any]:
     """The item of the COG ``cog``, which readers find as ``name``, as JSON-ready data.
 
-    ``moment`` is when the data was acquired and who says so (:func:`moment_of`).
+    ``moment`` is when the data was acquired and who says so (:func:`moment_of`), ``collection`` the id of the item's
+    collection and where that lies.
 
     ``footprint`` is None for a raster that is not on Earth: the item then has a null geometry and no bbox, as the
     specification asks. Links to assets are relative: the item lies beside them.
@@ -74,7 +75,8 @@ def build_item(
             **_projection(profile),
             "processing:software": software(),
         },
-        "links": [dict(link) for link in links],
+        "links": [] if collection is None else links_to(collection[1]),
+        **({} if collection is None else {"collection": collection[0]}),
         "assets": {
             "data": {
                 "href": f"./{name}",
@@ -90,6 +92,11 @@ def build_item(
     }
     check_item(item)
     return item
+
+
+def links_to(collection: str) -> list[dict[str, str]]:
+    """The links of what belongs to the collection at a relative place."""
+    return [{"rel": rel, "href": collection, "type": "application/json"} for rel in ("collection", "parent", "root")]
 
 
 def thumbnail_asset(name: str) -> dict[str, Any]:

@@ -36,14 +36,15 @@ def build_collection(
     hrefs: Sequence[str],
     assets: Mapping[str, Mapping[str, Any]],
     summaries: Mapping[str, Any],
+    parent: str | None = None,
 ) -> dict[str, Any]:
-    """The collection of ``items``, which lie at ``hrefs`` relative to it.
+    """The collection of ``items`` (or collections), which lie at ``hrefs`` relative to it; ``parent`` lies beside it.
 
     Raises:
         RasterError: STAC_INVALID when it breaks a rule of the specification.
     """
-    boxes = [item["bbox"] for item in items if "bbox" in item]
-    moments = sorted(item["properties"]["datetime"] for item in items)
+    boxes = [box for item in items for box in _boxes(item)]
+    moments = sorted(moment for item in items for moment in _moments(item))
     collection: dict[str, Any] = {
         "type": "Collection",
         "stac_version": STAC_VERSION,
@@ -61,17 +62,34 @@ def build_collection(
             "data": {"type": COG_MEDIA_TYPE, "roles": ["data"], "title": "Cloud Optimized GeoTIFF"},
         },
         "links": [
-            {"rel": "item", "href": f"./{href}", "type": "application/geo+json", "title": str(item["id"])}
-            for item, href in zip(items, hrefs, strict=True)
+            *([] if parent is None else [{"rel": "parent", "href": parent, "type": "application/json"}]),
+            *(_link(item, href) for item, href in zip(items, hrefs, strict=True)),
         ],
     }
     _check(collection)
     return collection
 
 
-def links_to(collection: str) -> list[dict[str, str]]:
-    """The links of an item to its collection at a relative place."""
-    return [{"rel": rel, "href": collection, "type": "application/json"} for rel in ("collection", "parent", "root")]
+def _link(member: Mapping[str, Any], href: str) -> dict[str, str]:
+    item = member["type"] == "Feature"
+    return {
+        "rel": "item" if item else "child",
+        "href": f"./{href}",
+        "type": "application/geo+json" if item else "application/json",
+        "title": str(member["id"]),
+    }
+
+
+def _boxes(member: Mapping[str, Any]) -> list[list[float]]:
+    if member["type"] == "Collection":
+        return list(member["extent"]["spatial"]["bbox"])
+    return [member["bbox"]] if "bbox" in member else []
+
+
+def _moments(member: Mapping[str, Any]) -> list[str]:
+    if member["type"] == "Collection":
+        return [moment for interval in member["extent"]["temporal"]["interval"] for moment in interval if moment]
+    return [member["properties"]["datetime"]]
 
 
 def _around(boxes: Sequence[Sequence[float]]) -> list[float]:

@@ -159,6 +159,7 @@ def describe(
             thumbnail=outputs.thumbnail.name,
             created=datetime.now(UTC).replace(microsecond=0),
             histograms=histograms or histograms_of(cog),
+            collection=None if params.collection is None else (params.collection, f"./{params.collection}.json"),
         )
     return {
         "cog": {"path": str(path), "size_bytes": size, "sha256": digest},
