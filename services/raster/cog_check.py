@@ -58,10 +58,12 @@ def check_structure(path: Path, overviews: int) -> tuple[tuple[int, ...], list[s
         )
     for level in range(-1, overviews):
         wanted = {} if level < 0 else {"OVERVIEW_LEVEL": level}
-        with judged_here(), rasterio.open(path, driver="GTiff", **wanted) as image, readable_pixels(path.name):
+        with judged_here(), rasterio.open(path, driver="GTiff", **wanted) as image:
+            _ = image.crs  # GDAL looks at it late, and may warn
             window = Window(image.width - 1, image.height - 1, 1, 1)
-            image.read(window=window)
-            image.dataset_mask(window=window)
+            with readable_pixels(path.name):
+                image.read(window=window)
+                image.dataset_mask(window=window)
     return found, list(warnings)
 
 
@@ -76,16 +78,17 @@ def compare_samples(path: Path, pixels: PixelSource) -> None:
     from rasterio.windows import Window
 
     layout = pixels.layout
-    with judged_here(), rasterio.open(path, driver="GTiff") as cog, readable_pixels(path.name):
+    with judged_here(), rasterio.open(path, driver="GTiff") as cog:
+        _ = cog.crs  # GDAL looks at it late, and may warn
         for top in _spread(layout.height):
             for left in _spread(layout.width):
                 box = Box(top, left, min(_SAMPLE, layout.height), min(_SAMPLE, layout.width))
                 expected = pixels.read(box)
                 window = Window(left, top, box.width, box.height)
-                values = cog.read(window=window)
+                with readable_pixels(path.name):
+                    values, mask = cog.read(window=window), cog.dataset_mask(window=window) > 0
                 same = np.array_equal(values, expected.values, equal_nan=values.dtype.kind == "f")
-                if same and expected.mask is not None:
-                    same = np.array_equal(cog.dataset_mask(window=window) > 0, expected.mask)
+                same = same and (expected.mask is None or np.array_equal(mask, expected.mask))
                 if not same:
                     raise RasterError(
                         Code.COG_INVALID,

@@ -112,7 +112,9 @@ def _reopened(source: DatasetReader) -> Callable[[ExitStack], DatasetReader]:
     def opened(stack: ExitStack) -> DatasetReader:
         import rasterio
 
-        return stack.enter_context(rasterio.open(path, driver=driver))
+        dataset = stack.enter_context(rasterio.open(path, driver=driver))
+        _ = dataset.crs  # GDAL looks at it late, and may warn
+        return dataset
 
     return opened
 
