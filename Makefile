@@ -60,6 +60,7 @@ check-deploy: lint-deploy  ## Everything under deploy/ that can be checked witho
 
 docs: $(BIN)/geoworker  ## The pages made from the code
 	$(BIN)/geoworker config docs --output docs/configuration.md
+	$(BIN)/python -m app.cli_page > docs/command-line.md
 
 lock:  ## Pin every dependency with its hashes (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
+from app.cli_callbacks import callbacks
 from app.cli_config import config
+from app.cli_dlq import dlq
 from app.cli_options import as_json, data_dir, find_job, settings_from
 from app.cli_replay import replay
 from app.cli_show import jobs_table, print_job, print_json, watch
@@ -38,6 +40,8 @@ def cli() -> None:
 
 cli.add_command(config)
 cli.add_command(replay)
+cli.add_command(callbacks)
+cli.add_command(dlq)
 
 
 def parse_parameters(text: str | None, pairs: tuple[str, ...]) -> dict[str, Any]:
@@ -88,7 +92,7 @@ def submit(
         submitted = session.machine.submit_job(
             job_type, parse_parameters(params, pairs), rerun=force, submitted_by="cli"
         )
-        console = Console()
+        console = Console(stderr=follow and as_json)
         if follow:
             _end(watch(session.store, submitted.job.job_id, console), console, as_json)
         if as_json:

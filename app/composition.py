@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, assert_never
 
 from app import child
+from app.dead_letters import DeadLetters
 from app.lifecycle import DockerWorkerLifecycle
 from app.raster_limits import raster_limits
 from app.settings import OrchestrationMode, Settings
@@ -21,7 +22,7 @@ from core.dispatch import Dispatcher
 from core.errors import ConfigurationError, Fault
 from core.handlers import HandlerRegistry
 from core.heartbeat import HeartbeatOptions
-from core.jobs import JobRegistry
+from core.jobs import JobRegistry, check_registries
 from core.machine import CoreMachine, MachineOptions
 from core.messages import Channel
 from core.ports import CheckpointStore, Execution, StateStore, TaskExecutor
@@ -34,6 +35,7 @@ from infrastructure.inline_executor import HandlerParts, InlineExecutor
 from infrastructure.outbound import OutboundPolicy
 from infrastructure.postgres.checkpoint_store import PostgresCheckpointStore
 from infrastructure.postgres.database import Database
+from infrastructure.postgres.hints import PostgresHints
 from infrastructure.postgres.inbox import PostgresInbox
 from infrastructure.postgres.outbox_store import PostgresOutboxStore
 from infrastructure.postgres.state_store import PostgresStateStore, StoreOptions
@@ -41,7 +43,8 @@ from infrastructure.postgres.sweep_store import PostgresSweepStore
 from infrastructure.process_executor.bootstrap import ChildSpec
 from infrastructure.process_executor.executor import ExecutorOptions, ProcessExecutor
 from infrastructure.process_executor.supervision import SupervisionRules
-from infrastructure.relay import Relay, RelayOptions
+from infrastructure.relay import Relay, RelayOptions, RelayStatus
+from infrastructure.relay_lanes import RelayLanes
 from infrastructure.storage.handler_storage import HandlerStorage
 from infrastructure.sweeper import Sweeper
 from infrastructure.telemetry.handles import MeteredHandle, TracedHandle
@@ -53,7 +56,8 @@ from transports.base import TaskDispatcher, TaskSource
 
 if TYPE_CHECKING:
     from transports.http_trigger import HttpInbox
-    from transports.service_bus_connection import ServiceBusConnection
+    from transports.service_bus import ServiceBusConnection
+    from transports.service_bus.dead_letters import DeadLetterQueue
 
 
 class Role(Flag):
@@ -66,10 +70,14 @@ class Role(Flag):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transport:
-    """A mode's transports for one role: what it can send, and what it receives."""
+    """A mode's transports for one role: what it can send, and what it receives.
+
+    ``slow``: channels whose other side may take its time to answer, and how long at most; each has a thread of its own.
+    """
 
     routes: Mapping[Channel, TaskDispatcher]
     sources: Mapping[Channel, Callable[[], TaskSource]]
+    slow: Mapping[Channel, timedelta] = field(default_factory=dict)
     close: Sequence[Callable[[], None]] = ()
 
 
@@ -96,7 +104,7 @@ class Application:
     outbox: PostgresOutboxStore
     checkpoints: CheckpointStore
     sweep_store: PostgresSweepStore
-    relay: Relay
+    relay: RelayLanes
     sweeper: Sweeper
     machine: CoreMachine
     metrics: Metrics
@@ -104,6 +112,7 @@ class Application:
     workers: Mapping[str, BackgroundQueueWorker]
     lifecycle: DockerWorkerLifecycle = field(repr=False)
     trigger: HttpTrigger | None = None
+    dead_letters: DeadLetters | None = None
 
 
 class ExecutorByPlace:
@@ -144,7 +153,7 @@ def compose(settings: Settings, role: Role, *, database_url: str | None = None) 
     calls_back = Role.WORKER in role
     options = StoreOptions(
         worker_id=settings.worker_id,
-        direct=frozenset(transport.routes) | ({Channel.CALLBACKS} if calls_back else frozenset()),
+        direct=frozenset(transport.routes).difference(transport.slow),
         hint_interval=timedelta(seconds=settings.hint_seconds),
     )
     store = PostgresStateStore(database, options)
@@ -155,15 +164,14 @@ def compose(settings: Settings, role: Role, *, database_url: str | None = None) 
     routes: dict[Channel, Dispatcher] = dict(transport.routes)
     if calls_back:
         secrets = [secret.get_secret_value() for secret in settings.callback_secrets]
-        routes[Channel.CALLBACKS] = CallbackDispatcher(store, callback_policy(settings), secrets)
-    relay = Relay(
-        outbox,
-        store,
-        routes,
-        RelayOptions(max_age={Channel.CALLBACKS: timedelta(seconds=settings.callback_max_age_seconds)}),
-        rng,
-    )
+        routes[Channel.CALLBACKS] = CallbackDispatcher(
+            store, callback_policy(settings), secrets, timeout=settings.callback_timeout_seconds
+        )
+    slow = {**transport.slow, Channel.CALLBACKS: timedelta(seconds=settings.callback_timeout_seconds)}
+    relay = _relays(settings, outbox, store, routes, slow)
     jobs, handlers = job_registry(), handler_registry()
+    if Role.ORCHESTRATOR in role:
+        check_registries(jobs, handlers, frozenset(transport.routes))
     metrics = Metrics()
     memory = MemoryWatch(settings.memory_soft_percent / 100)
     children = process_executor(settings, conninfo, memory) if Role.WORKER in role else None
@@ -234,7 +242,42 @@ def compose(settings: Settings, role: Role, *, database_url: str | None = None) 
         workers=workers,
         lifecycle=lifecycle,
         trigger=trigger,
+        dead_letters=_dead_letters(settings, role, store, database),
     )
+
+
+_SLOW_BATCH = 8  # what the dispatchers POST side by side
+_HOLD_MARGIN = timedelta(seconds=15)
+
+
+def _relays(
+    settings: Settings,
+    outbox: PostgresOutboxStore,
+    store: StateStore,
+    routes: Mapping[Channel, Dispatcher],
+    slow: Mapping[Channel, timedelta],
+) -> RelayLanes:
+    """A lane for everything that is quick to send, and one for each slow channel."""
+    status = RelayStatus()
+    quick = {channel: route for channel, route in routes.items() if channel not in slow}
+    lanes = [
+        Relay(
+            outbox,
+            store,
+            {channel: route},
+            RelayOptions(
+                name=f"relay-{channel}",
+                spacing=timedelta(milliseconds=10),
+                batch=_SLOW_BATCH,
+                hold=slow[channel] + _HOLD_MARGIN,
+                max_age={Channel.CALLBACKS: timedelta(seconds=settings.callback_max_age_seconds)},
+            ),
+            status=status,
+        )
+        for channel, route in routes.items()
+        if channel in slow
+    ]
+    return RelayLanes(Relay(outbox, store, quick, status=status), lanes)
 
 
 def _trigger(settings: Settings, role: Role, database: Database) -> HttpTrigger | None:
@@ -316,18 +359,22 @@ def _service_bus(settings: Settings, role: Role) -> Transport:
 
 
 def _http_trigger(settings: Settings, role: Role, inbox: HttpInbox | None) -> Transport:
-    """Jobs travel in memory over the outbox: whichever process's relay finds a StageComplete first plans on.
+    """Docker tasks go by POST. The orchestrator's own two queues are Service Bus's when that is set, else in memory.
 
-    A worker handles them too, so that it serves callers without an orchestrator. It relays no docker tasks: those come
-    by POST, and once accepted they are found in the inbox.
+    In memory, whichever process's relay finds a StageComplete in the outbox first plans on. A worker handles them too,
+    so that it serves callers without an orchestrator. It relays no docker tasks: those come by POST, and once accepted
+    they are found in the inbox.
     """
     from transports.http_trigger import HttpTarget, HttpTriggerDispatcher, HttpTriggerSource
     from transports.in_memory import InMemoryDispatcher, InMemoryQueue, InMemorySource
 
-    queues = {Channel.JOBS: InMemoryQueue()}
-    routes: dict[Channel, TaskDispatcher] = {}
+    own = _service_bus(settings, role) if settings.has_service_bus and role is Role.ORCHESTRATOR else None
+    queues = {} if own is not None else {Channel.JOBS: InMemoryQueue()}
+    routes: dict[Channel, TaskDispatcher] = dict(own.routes) if own is not None else {}
+    slow: dict[Channel, timedelta] = {}
     if Role.ORCHESTRATOR in role:
-        queues[Channel.FUNCTIONS] = InMemoryQueue()
+        if own is None:
+            queues[Channel.FUNCTIONS] = InMemoryQueue()
         if settings.docker_worker_url is None:
             raise ConfigurationError(
                 "settings", [Fault("DOCKER_WORKER_URL", "must be set for http_trigger mode: the worker's base URL")]
@@ -336,16 +383,28 @@ def _http_trigger(settings: Settings, role: Role, inbox: HttpInbox | None) -> Tr
         target = HttpTarget(
             base_url=settings.docker_worker_url,
             headers={"X-Api-Key": key.get_secret_value()} if key is not None else {},
+            bearer=_worker_token(settings),
             callback_url=settings.callback_url,
         )
         routes[Channel.DOCKER] = HttpTriggerDispatcher(target)
+        slow[Channel.DOCKER] = timedelta(seconds=target.connect_timeout + target.timeout)
     sources: dict[Channel, Callable[[], TaskSource]] = {
-        channel: partial(InMemorySource, queue) for channel, queue in queues.items()
+        **(own.sources if own is not None else {}),
+        **{channel: partial(InMemorySource, queue) for channel, queue in queues.items()},
     }
     if Role.WORKER in role and inbox is not None:
         sources[Channel.DOCKER] = partial(HttpTriggerSource, inbox)
     routes |= {channel: InMemoryDispatcher(queue) for channel, queue in queues.items()}
-    return Transport(routes=routes, sources=sources)
+    return Transport(routes=routes, sources=sources, slow=slow)
+
+
+def _worker_token(settings: Settings) -> Callable[[], str] | None:
+    """Entra tokens for the worker, when its scope is set."""
+    if settings.docker_worker_scope is None:
+        return None
+    from infrastructure.credentials import entra_token
+
+    return entra_token(settings.docker_worker_scope)
 
 
 def queue_names(settings: Settings) -> Mapping[Channel, str]:
@@ -357,13 +416,35 @@ def queue_names(settings: Settings) -> Mapping[Channel, str]:
     }
 
 
+def dead_letter_queues(settings: Settings) -> Sequence[DeadLetterQueue]:
+    """The dead letters of the mode's queues; none when the mode has no queues outside this process."""
+    match settings.docker_orchestration_mode:
+        case OrchestrationMode.SERVICE_BUS:
+            from transports.service_bus.dead_letters import DeadLetterQueue
+
+            connection = service_bus_connection(settings)
+            return [DeadLetterQueue(connection, name) for name in dict.fromkeys(queue_names(settings).values())]
+        case OrchestrationMode.HTTP_TRIGGER | OrchestrationMode.IN_MEMORY:
+            return ()
+        case mode:
+            assert_never(mode)
+
+
+def _dead_letters(settings: Settings, role: Role, store: StateStore, database: Database) -> DeadLetters | None:
+    queues = dead_letter_queues(settings) if Role.ORCHESTRATOR in role else ()
+    if not queues:
+        return None
+    interval = timedelta(seconds=settings.hint_seconds)
+    return DeadLetters(queues, store, PostgresHints(database, worker_id=settings.worker_id, hint_interval=interval))
+
+
 def service_bus_connection(settings: Settings) -> ServiceBusConnection:
     """How the settings say to reach Service Bus.
 
     Raises:
         ConfigurationError: when they do not.
     """
-    from transports.service_bus_connection import ServiceBusConnection, entra_connection
+    from transports.service_bus import ServiceBusConnection, entra_connection
 
     if settings.service_bus_connection_string is None and settings.service_bus_fqdn is not None:
         return entra_connection(settings.service_bus_fqdn, websockets=settings.service_bus_websockets)

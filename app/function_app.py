@@ -6,6 +6,7 @@ environment's settings. Everything a trigger does is a method of :class:`FrontDo
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import Mapping
@@ -18,11 +19,11 @@ from app.api.application import create_app
 from app.api.auth import Caller
 from app.composition import Application, Role, compose
 from app.logs import configure_logging
+from app.migrating import migrate_when_reachable
 from app.settings import OrchestrationMode, Settings
 from core.errors import GeoworkerError, MalformedMessage
 from core.messages import decode
 from core.outcome import Outcome
-from infrastructure.postgres.migrations import migrate
 from transports.base import Complete, DeadLetter, Retry
 from transports.settlement import settlement_for
 
@@ -30,6 +31,10 @@ logger = logging.getLogger(__name__)
 
 SERVICE_BUS_SETTING = "ServiceBusConnection"
 """The app setting (or prefix of settings, ``ServiceBusConnection__fullyQualifiedNamespace``) that triggers use."""
+
+
+TIMER_SCHEDULE = "*/15 * * * * *"
+"""NCRONTAB: every 15 seconds."""
 
 
 class RedeliverMessage(GeoworkerError):
@@ -47,27 +52,41 @@ class FrontDoor:
 
     @property
     def application(self) -> Application:
-        """The wired parts, migrated and running; in service_bus mode the host triggers take our loops' place."""
+        """The wired parts, running. Where the host's triggers read the queues, no loops of ours do."""
         with self._lock:
             if self._application is None:
                 configure_logging(self.settings)
                 application = compose(self.settings, Role.ORCHESTRATOR)
-                migrate(application.database)
-                match self.settings.docker_orchestration_mode:
-                    case OrchestrationMode.SERVICE_BUS:
-                        application.lifecycle.start_background()  # the host's triggers read the queues
-                    case OrchestrationMode.HTTP_TRIGGER | OrchestrationMode.IN_MEMORY:
-                        application.lifecycle.start()
+                migrate_when_reachable(application)
+                if has_queue_triggers(self.settings):
+                    application.lifecycle.start_background()
+                else:
+                    application.lifecycle.start()
                 self._application = application
             return self._application
 
     @property
     def bridge(self) -> func.AsgiMiddleware:
         """The Starlette application behind the host's HTTP trigger."""
-        if self._bridge is None:
-            web = create_app(self.application, manage_lifecycle=False, unidentified=Caller("function-key"))
-            self._bridge = func.AsgiMiddleware(web)  # type: ignore[no-untyped-call]
-        return self._bridge
+        application = self.application
+        with self._lock:
+            if self._bridge is None:
+                web = create_app(application, manage_lifecycle=False, unidentified=Caller("function-key"))
+                self._bridge = func.AsgiMiddleware(web)  # type: ignore[no-untyped-call]
+            return self._bridge
+
+    async def on_request(self, request: func.HttpRequest, context: func.Context) -> func.HttpResponse:
+        """Answer a request as every other process would; the first one composes the parts, off the event loop."""
+        bridge = await asyncio.to_thread(lambda: self.bridge)
+        answer: func.HttpResponse = await bridge.handle_async(request, context)
+        return answer
+
+    def close(self) -> None:
+        """Stop and close the parts, if they were ever composed."""
+        with self._lock:
+            application, self._application, self._bridge = self._application, None, None
+        if application is not None:
+            application.lifecycle.drain()
 
     def on_message(self, message: func.ServiceBusMessage) -> Outcome | None:
         """Handle one message of the jobs or functions queue; returning completes it.
@@ -95,51 +114,87 @@ class FrontDoor:
 
     def on_timer(self, timer: func.TimerRequest) -> Mapping[str, Any]:
         """Sweep and relay: what was lost, left behind or never called back is found here."""
-        report = self.application.sweeper.run_once()
-        sent = self.application.relay.flush()
         if timer.past_due:
             logger.warning("the timer is late", extra={"action": "timer.late"})
+        report = self.application.sweeper.run_once()
+        sent = self.application.relay.flush()
         return {"swept": report.total, "relayed": sent}
 
 
-def build(settings: Settings) -> func.FunctionApp:
-    """The Function App for these settings: HTTP routes, the timer, and in service_bus mode the two queue triggers."""
-    door = FrontDoor(settings)
-    app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)
+def has_queue_triggers(settings: Settings) -> bool:
+    """Whether the host reads the jobs and functions queues: always in service_bus mode, by choice in http_trigger."""
+    match settings.docker_orchestration_mode:
+        case OrchestrationMode.SERVICE_BUS:
+            return True
+        case OrchestrationMode.HTTP_TRIGGER:
+            return settings.has_service_bus
+        case OrchestrationMode.IN_MEMORY:
+            return False
+        case mode:
+            assert_never(mode)
 
-    @app.function_name("http")
-    @app.route(
-        route="{*path}",
-        methods=[func.HttpMethod.GET, func.HttpMethod.POST, func.HttpMethod.DELETE],
-        auth_level=func.AuthLevel.ANONYMOUS if settings.has_authentication else func.AuthLevel.FUNCTION,
-    )
-    async def http(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
-        """The same Starlette routes as every other process, through the ASGI bridge."""
-        answer: func.HttpResponse = await door.bridge.handle_async(req, context)
-        return answer
+
+def build(settings: Settings, door: FrontDoor | None = None) -> func.FunctionApp:
+    """The Function App for these settings: HTTP routes, the timer, and triggers for queues on Service Bus.
+
+    ``door``: what the triggers call, for whoever wants to close it later.
+    """
+    door = door or FrontDoor(settings)
+    app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)
+    _add_http(app, door)
 
     @app.function_name("sweep")
-    @app.timer_trigger(schedule="*/15 * * * * *", arg_name="timer", run_on_startup=False, use_monitor=False)
+    @app.timer_trigger(schedule=TIMER_SCHEDULE, arg_name="timer", run_on_startup=False, use_monitor=False)
     def sweep(timer: func.TimerRequest) -> None:
         """Sweep and relay."""
         door.on_timer(timer)
 
-    if settings.docker_orchestration_mode is OrchestrationMode.SERVICE_BUS:
-
-        @app.function_name("jobs")
-        @app.service_bus_queue_trigger(
-            arg_name="message", queue_name=settings.jobs_queue, connection=SERVICE_BUS_SETTING
-        )
-        def jobs(message: func.ServiceBusMessage) -> None:
-            """Plan stages, finish jobs."""
-            door.on_message(message)
-
-        @app.function_name("tasks")
-        @app.service_bus_queue_trigger(
-            arg_name="message", queue_name=settings.functions_queue, connection=SERVICE_BUS_SETTING
-        )
-        def tasks(message: func.ServiceBusMessage) -> None:
-            """Run short tasks."""
-            door.on_message(message)
-
+    if has_queue_triggers(settings):
+        _add_queues(app, door)
     return app
+
+
+def _add_http(app: func.FunctionApp, door: FrontDoor) -> None:
+    @app.function_name("http")
+    @app.route(
+        route="{*path}",
+        methods=[func.HttpMethod.GET, func.HttpMethod.POST, func.HttpMethod.DELETE],
+        auth_level=func.AuthLevel.ANONYMOUS if door.settings.has_authentication else func.AuthLevel.FUNCTION,
+    )
+    async def http(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
+        """The same Starlette routes as every other process, through the ASGI bridge."""
+        return await door.on_request(req, context)
+
+    @app.function_name("callback")
+    @app.route(route="api/task/callback", methods=[func.HttpMethod.POST], auth_level=func.AuthLevel.ANONYMOUS)
+    async def callback(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
+        """Workers report ended tasks; the signature is the credential, so no function key is asked for."""
+        return await door.on_request(req, context)
+
+    @app.function_name("probe")
+    @app.route(
+        route="{probe:regex(^(livez|readyz|health)$)}",
+        methods=[func.HttpMethod.GET],
+        auth_level=func.AuthLevel.ANONYMOUS,
+    )
+    async def probe(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
+        """Probes carry no credentials."""
+        return await door.on_request(req, context)
+
+
+def _add_queues(app: func.FunctionApp, door: FrontDoor) -> None:
+    @app.function_name("jobs")
+    @app.service_bus_queue_trigger(
+        arg_name="message", queue_name=door.settings.jobs_queue, connection=SERVICE_BUS_SETTING
+    )
+    def jobs(message: func.ServiceBusMessage) -> None:
+        """Plan stages, finish jobs."""
+        door.on_message(message)
+
+    @app.function_name("tasks")
+    @app.service_bus_queue_trigger(
+        arg_name="message", queue_name=door.settings.functions_queue, connection=SERVICE_BUS_SETTING
+    )
+    def tasks(message: func.ServiceBusMessage) -> None:
+        """Run short tasks."""
+        door.on_message(message)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,13 +12,13 @@ from rich.console import Console
 
 from app.api.application import create_app
 from app.cli_show import print_job, watch
-from app.composition import Application, Role, compose
+from app.composition import Role, compose
 from app.logs import configure_logging
+from app.migrating import migrate_when_reachable
 from app.server import bind, run_server
 from app.session import database_address
 from app.settings import Settings
 from app.views import job_status_view
-from core.errors import StoreUnavailable
 from core.states import TERMINAL_JOB_STATUSES
 from infrastructure.postgres.migrations import migrate
 
@@ -93,23 +92,3 @@ def run_process(settings: Settings, role: Role, console: Console) -> None:
         console.print(f"geoworker {name} listens on {url} ({settings.docker_orchestration_mode})", highlight=False)
 
     run_server(create_app(application), application, listener, ready=ready)
-
-
-def migrate_when_reachable(application: Application) -> None:
-    """Apply migrations; a database that is away is no reason not to start: readiness says so, and loops wait."""
-    try:
-        migrate(application.database)
-    except StoreUnavailable as error:
-        logger.warning("the database cannot be reached yet: %s", error, extra={"action": "database.away"})
-        threading.Thread(target=_migrate_later, args=[application], name="migrate", daemon=True).start()
-
-
-def _migrate_later(application: Application) -> None:
-    while not application.lifecycle.is_shutting_down:
-        try:
-            migrate(application.database)
-        except StoreUnavailable:
-            time.sleep(1.0)
-        else:
-            logger.info("the database is reachable", extra={"action": "database.back"})
-            return

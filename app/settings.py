@@ -185,8 +185,16 @@ class Settings(BaseModel):
     docker_worker_api_key: SecretStr | None = Field(
         default=None, description="API key sent to the worker with each task."
     )
+    docker_worker_scope: str | None = Field(
+        default=None,
+        description="Scope of the Entra token sent to the worker with each task (`api://<client id>/.default`).",
+    )
     api_keys: Secrets = Field(
         default=(), description="Accepted API keys, comma-separated (several at once for rotation)."
+    )
+    entra_authority: str = Field(
+        default="https://login.microsoftonline.com",
+        description="Where the tenant's keys and issuer are (`https://login.microsoftonline.us` in US Government).",
     )
     entra_tenant_id: str | None = Field(default=None, description="Tenant whose bearer tokens are accepted.")
     entra_audience: str | None = Field(default=None, description="Audience that bearer tokens must have.")
@@ -202,6 +210,9 @@ class Settings(BaseModel):
     )
     callback_max_age_seconds: Seconds = Field(
         default=86400.0, description="After this long an unacknowledged callback is given up and shown as undelivered."
+    )
+    callback_timeout_seconds: Seconds = Field(
+        default=15.0, description="How long one try of a callback waits for an answer."
     )
     allow_private_addresses: bool = Field(
         default=False, description="Let callbacks and sources reach private and loopback addresses."
@@ -274,6 +285,11 @@ class Settings(BaseModel):
     def has_authentication(self) -> bool:
         """Whether callers can be told apart."""
         return bool(self.api_keys) or self.entra_tenant_id is not None
+
+    @property
+    def has_service_bus(self) -> bool:
+        """Whether a Service Bus namespace is named."""
+        return self.service_bus_connection_string is not None or self.service_bus_fqdn is not None
 
     @property
     def listens_beyond_loopback(self) -> bool:

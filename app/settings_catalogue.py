@@ -13,6 +13,7 @@ from app.settings import OrchestrationMode
 
 _SERVICE_BUS = frozenset({OrchestrationMode.SERVICE_BUS})
 _HTTP_TRIGGER = frozenset({OrchestrationMode.HTTP_TRIGGER})
+_OWN_QUEUES = _SERVICE_BUS | _HTTP_TRIGGER  # in http_trigger mode an orchestrator may keep its two queues there
 _ALL_MODES = frozenset(OrchestrationMode)
 
 
@@ -89,14 +90,14 @@ CATALOGUE: Mapping[str, Mapping[str, Use]] = {
         "output_url": EVERYWHERE,
     },
     "Service Bus": {
-        "service_bus_connection_string": Use(processes=_APART, modes=_SERVICE_BUS),
-        "service_bus_fqdn": Use(processes=_APART, modes=_SERVICE_BUS),
-        "service_bus_websockets": Use(processes=_APART, modes=_SERVICE_BUS),
+        "service_bus_connection_string": Use(processes=_APART, modes=_OWN_QUEUES),
+        "service_bus_fqdn": Use(processes=_APART, modes=_OWN_QUEUES),
+        "service_bus_websockets": Use(processes=_APART, modes=_OWN_QUEUES),
         "service_bus_max_wait_seconds": Use(
-            processes=frozenset({Process.WORKER, Process.ORCHESTRATOR}), modes=_SERVICE_BUS
+            processes=frozenset({Process.WORKER, Process.ORCHESTRATOR}), modes=_OWN_QUEUES
         ),
-        "jobs_queue": Use(processes=_APART, modes=_SERVICE_BUS),
-        "functions_queue": Use(processes=_APART - {Process.WORKER}, modes=_SERVICE_BUS),
+        "jobs_queue": Use(processes=_APART, modes=_OWN_QUEUES),
+        "functions_queue": Use(processes=_APART - {Process.WORKER}, modes=_OWN_QUEUES),
         "docker_queue": Use(processes=_APART, modes=_SERVICE_BUS),
     },
     "HTTP": {
@@ -104,7 +105,9 @@ CATALOGUE: Mapping[str, Mapping[str, Use]] = {
         "port": Use(processes=_LISTENERS),
         "docker_worker_url": Use(processes=_PLANNERS, modes=_HTTP_TRIGGER),
         "docker_worker_api_key": Use(processes=_PLANNERS, modes=_HTTP_TRIGGER),
+        "docker_worker_scope": Use(processes=_PLANNERS, modes=_HTTP_TRIGGER),
         "api_keys": EVERYWHERE,
+        "entra_authority": EVERYWHERE,
         "entra_tenant_id": EVERYWHERE,
         "entra_audience": EVERYWHERE,
         "entra_allowed_app_ids": EVERYWHERE,
@@ -112,6 +115,7 @@ CATALOGUE: Mapping[str, Mapping[str, Use]] = {
         "callback_secrets": EVERYWHERE,
         "callback_allowed_hosts": Use(processes=_RUNNERS),
         "callback_max_age_seconds": EVERYWHERE,
+        "callback_timeout_seconds": Use(processes=_RUNNERS),
         "allow_private_addresses": EVERYWHERE,
         "max_backlog": Use(processes=frozenset({Process.WORKER}), modes=_HTTP_TRIGGER),
         "max_body_bytes": EVERYWHERE,

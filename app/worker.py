@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from core.errors import GeoworkerError
+from core.heartbeat import Renew
 from core.messages import Message, TaskMessage
 from core.outcome import Outcome, Rejected
 from core.stopping import StopReason, StopToken
@@ -26,9 +27,7 @@ _PAUSE_AFTER_ERROR = 1.0
 class MessageHandler(Protocol):
     """What handles a message: ``CoreMachine.handle``."""
 
-    def __call__(
-        self, message: Message, *, stop: StopToken | None = None, renew: Callable[[], None] | None = None
-    ) -> Outcome: ...
+    def __call__(self, message: Message, *, stop: StopToken | None = None, renew: Renew | None = None) -> Outcome: ...
 
 
 @dataclass(slots=True)

@@ -75,6 +75,15 @@ class TaskNotFound(GeoworkerError):
         super().__init__(f"no task has the id {task_id!r}")
 
 
+class DeadLetterNotFound(GeoworkerError):
+    """The queue has no dead letter of that number."""
+
+    def __init__(self, queue: str, number: int) -> None:
+        self.queue = queue
+        self.number = number
+        super().__init__(f"queue {queue} has no dead letter {number}")
+
+
 class Conflict(GeoworkerError):
     """The request contradicts the state that is there (retrying a running job, other parameters under a known id)."""
 

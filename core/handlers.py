@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -35,16 +35,15 @@ class HandlerSpec:
     parameters: type[BaseModel] | None = None
     timeout_seconds: float | None = None
     description: str = ""
+    takes_context: bool = field(init=False, repr=False)  # whether the handler has the two-argument form
 
-    @property
-    def takes_context(self) -> bool:
-        """Whether the handler has the two-argument form."""
+    def __post_init__(self) -> None:
         positional = [
             parameter
             for parameter in inspect.signature(self.handler).parameters.values()
             if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
         ]
-        return len(positional) > 1
+        object.__setattr__(self, "takes_context", len(positional) > 1)
 
     def call(self, parameters: Mapping[str, Any], context: DockerTaskContext) -> HandlerResult:
         """Validate ``parameters`` and run the handler.

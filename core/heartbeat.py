@@ -1,22 +1,27 @@
-"""Keeps a running task's lease and its delivery's lock alive, from a thread that no handler can starve."""
+"""Keeps a running task's lease and its delivery's lock alive, from threads that no handler can starve.
+
+Lease and lock have a thread each: a transport that cannot be reached must not cost the lease, nor a store that cannot
+be reached the lock.
+"""
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from core.errors import ClaimLost, GeoworkerError
 from core.ports import StateStore
 from core.records import Claim
 from core.stopping import StopReason, StopToken
+from core.watching import WatchingThread
 
 logger = logging.getLogger(__name__)
 
-_PARKED_POLLS = 15
+Renew = Callable[[], timedelta | None]
+"""Extends a delivery's lock and answers when it is to be extended next (None: with the lease)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +36,7 @@ class HeartbeatOptions:
 
     @property
     def pause(self) -> timedelta:
-        """How long the thread sleeps between two looks."""
+        """How long the threads sleep between two looks."""
         return min(self.poll, self.interval / 2)
 
 
@@ -46,8 +51,7 @@ class HeartbeatCounts:
 
 
 class Heartbeat:
-    """One reusable thread for one task at a time. The thread starts with a task, is parked between tasks, and ends when
-    none came for a while.
+    """Reusable for one task at a time.
 
     A lost delivery lock is logged and harmless. A lost lease stops the task: another attempt owns it.
     """
@@ -56,62 +60,38 @@ class Heartbeat:
         self._store = store
         self._options = options
         self._counts = counts or HeartbeatCounts()
-        self._changed = threading.Condition()
-        self._watch: _Watch | None = None
-        self._closed = False
-        self._thread: threading.Thread | None = None
+        self._leases = WatchingThread("heartbeat", self._look_after_lease, poll=options.pause)
+        self._locks = WatchingThread("lock-keeper", self._look_after_lock, poll=options.pause)
 
-    def start(self, claim: Claim, stop: StopToken, renew: Callable[[], None] | None) -> None:
+    def start(self, claim: Claim, stop: StopToken, renew: Renew | None) -> None:
         """Begin to keep ``claim`` alive; ``renew`` extends the delivery's lock."""
-        with self._changed:
-            self._watch = _Watch(claim, stop, renew)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
-                self._thread.start()
-            # A parked thread looks again within a poll, so that short tasks need not wake it.
+        self._leases.start(_Lease(claim, stop))
+        if renew is not None:
+            self._locks.start(_Lock(claim, renew))
 
     def finish(self) -> None:
         """Stop renewing."""
-        with self._changed:
-            self._watch = None
+        self._leases.finish()
+        self._locks.finish()
 
     def close(self) -> None:
-        """End the thread. Idempotent."""
-        with self._changed:
-            self._closed = True
-            self._watch = None
-            self._changed.notify()
+        """End the threads. Idempotent."""
+        self._leases.close()
+        self._locks.close()
 
-    def _run(self) -> None:
-        poll = self._options.pause.total_seconds()
-        idle = 0
-        while True:
-            with self._changed:
-                if self._closed:
-                    return
-                self._changed.wait(poll)
-                watch = self._watch
-                idle = idle + 1 if watch is None else 0
-                if idle > _PARKED_POLLS:
-                    self._thread = None
-                    return
-            if watch is not None:
-                self._beat(watch)
-
-    def _beat(self, watch: _Watch) -> None:
+    def _look_after_lease(self, lease: _Lease) -> None:
         try:
-            if time.monotonic() - watch.last_beat >= self._options.interval.total_seconds():
-                signal = self._store.heartbeat(watch.claim)
-                watch.last_beat = time.monotonic()
+            if time.monotonic() - lease.last_beat >= self._options.interval.total_seconds():
+                signal = self._store.heartbeat(lease.claim)
+                lease.last_beat = time.monotonic()
                 self._counts.renewed += 1
-                self._counts.locks_lost += not watch.renew_lock()
             else:
-                signal = self._store.check_claim(watch.claim)
+                signal = self._store.check_claim(lease.claim)
         except ClaimLost as error:
-            if self._watch is watch:
+            if self._leases.watches(lease):
                 self._counts.leases_lost += 1
                 logger.warning("%s", error, extra={"action": "lease.lost", "task_id": error.task_id})
-                watch.stop.request(StopReason.LEASE_LOST)
+                lease.stop.request(StopReason.LEASE_LOST)
             return
         except GeoworkerError as error:
             # The store is away. The lease may run out meanwhile; then the fence decides, not this thread.
@@ -119,30 +99,33 @@ class Heartbeat:
             logger.warning("heartbeat failed: %s", error, extra={"action": "heartbeat.failed"})
             return
         if signal.cancel_requested:
-            watch.stop.request(StopReason.CANCELLED)
+            lease.stop.request(StopReason.CANCELLED)
 
-
-class _Watch:
-    __slots__ = ("claim", "last_beat", "renew", "stop")
-
-    def __init__(self, claim: Claim, stop: StopToken, renew: Callable[[], None] | None) -> None:
-        self.claim = claim
-        self.stop = stop
-        self.renew = renew
-        self.last_beat = time.monotonic()
-
-    def renew_lock(self) -> bool:
-        """Extend the delivery's lock; False when it is found lost."""
-        if self.renew is None:
-            return True
+    def _look_after_lock(self, lock: _Lock) -> timedelta | None:
+        if lock.renew is None or not self._locks.watches(lock):
+            return None
         try:
-            self.renew()
+            return lock.renew() or self._options.interval
         except GeoworkerError as error:
-            logger.warning(
-                "the delivery's lock is lost; the lease still holds: %s",
-                error,
-                extra={"action": "lock.lost", "task_id": self.claim.task_id},
-            )
-            self.renew = None
-            return False
-        return True
+            if self._locks.watches(lock):  # else it was settled while this thread asked
+                self._counts.locks_lost += 1
+                logger.warning(
+                    "the delivery's lock is lost; the lease still holds: %s",
+                    error,
+                    extra={"action": "lock.lost", "task_id": lock.claim.task_id},
+                )
+            lock.renew = None
+            return None
+
+
+@dataclass(slots=True, eq=False)
+class _Lease:
+    claim: Claim
+    stop: StopToken
+    last_beat: float = field(default_factory=time.monotonic)
+
+
+@dataclass(slots=True, eq=False)
+class _Lock:
+    claim: Claim
+    renew: Renew | None

@@ -29,7 +29,7 @@ from core.errors import (
     UnknownTaskType,
 )
 from core.handlers import HandlerRegistry, validate
-from core.heartbeat import Heartbeat, HeartbeatCounts, HeartbeatOptions
+from core.heartbeat import Heartbeat, HeartbeatCounts, HeartbeatOptions, Renew
 from core.jobs import JobDefinition, JobRegistry, check_registries, job_fingerprint
 from core.messages import JobMessage, Message, StageComplete, TaskEnded, TaskMessage
 from core.outcome import (
@@ -185,9 +185,7 @@ class CoreMachine:
 
     # Messages
 
-    def handle(
-        self, message: Message, *, stop: StopToken | None = None, renew: Callable[[], None] | None = None
-    ) -> Outcome:
+    def handle(self, message: Message, *, stop: StopToken | None = None, renew: Renew | None = None) -> Outcome:
         """Handle any message to its outcome. Never raises for what a handler or the store does."""
         match message:
             case JobMessage():
@@ -305,7 +303,7 @@ class CoreMachine:
             case _:
                 assert_never(outcome)
 
-    def run_task(self, message: TaskMessage, *, stop: StopToken, renew: Callable[[], None] | None = None) -> Outcome:
+    def run_task(self, message: TaskMessage, *, stop: StopToken, renew: Renew | None = None) -> Outcome:
         """Claim a task, run its handler, and commit how it ended.
 
         Args:
@@ -331,7 +329,7 @@ class CoreMachine:
             return self._release(claim, stop.reason or StopReason.DRAIN)
         return self._run_claimed(claim, stop, renew)
 
-    def _run_claimed(self, claim: Claim, stop: StopToken, renew: Callable[[], None] | None) -> Outcome:
+    def _run_claimed(self, claim: Claim, stop: StopToken, renew: Renew | None) -> Outcome:
         logger.info("task started", extra={"action": "task.started", **_ids(claim)})
         with self._heartbeat(claim, stop, renew):
             try:
@@ -371,7 +369,8 @@ class CoreMachine:
                 return self._record_stop(claim, stop.reason, "the handler saved its checkpoint and stopped")
             case Returned(result=result):
                 commit = self.store.complete_task(claim, result)
-                self._publisher.publish(commit.messages)
+                if commit.messages:
+                    self._publisher.publish(commit.messages)
                 logger.info("task completed", extra={"action": "task.completed", **_ids(claim)})
                 return Finished(result=result, last_in_stage=commit.last_in_stage)
             case Raised(error=error, retry_after=retry_after):
@@ -439,7 +438,7 @@ class CoreMachine:
         return Failed(error=error)
 
     @contextmanager
-    def _heartbeat(self, claim: Claim, stop: StopToken, renew: Callable[[], None] | None) -> Iterator[None]:
+    def _heartbeat(self, claim: Claim, stop: StopToken, renew: Renew | None) -> Iterator[None]:
         with self._heartbeats_lock:
             heartbeat = self._heartbeats.pop() if self._heartbeats else None
         heartbeat = heartbeat or Heartbeat(self.store, self._options.heartbeat, self.heartbeat_counts)

@@ -296,6 +296,7 @@ class SweepReport:
     jobs_resent: int = 0
     tasks_cancelled: int = 0
     pruned: int = 0
+    refused: int = 0  # rows that could not be changed, for a fault of theirs; each is logged
     messages: Sequence[OutboxEntry] = ()
 
     @property

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from core.docker_context import DockerTaskContext
-from core.errors import PermanentError
+from core.errors import GeoworkerError, PermanentError
 
 FetchWatch = Callable[[int, int | None], None]
 """Told the bytes had and the bytes in all, if known, after each piece; what it raises ends the transfer."""
@@ -40,12 +40,22 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteReader:
-    """A remote file that is read piece by piece: ``file`` seeks, and its errors are those of :meth:`Storage.fetch`."""
+    """A remote file that is read piece by piece, while it stays the same ``version``.
 
-    file: BinaryIO
+    Args:
+        open: a new file object on it, which seeks. Its reads raise nothing and are short after a failure.
+        failure: the error of the first read that failed; None while all went well.
+        name: its file name.
+        size: in bytes.
+        version: the remote's own name for what is read (an ETag).
+        shown: its address without secrets.
+    """
+
+    open: Callable[[], BinaryIO]
+    failure: Callable[[], GeoworkerError | None]
     name: str
     size: int
-    version: str | None
+    version: str
     shown: str
 
 
@@ -100,7 +110,12 @@ class Storage(Protocol):
         ...
 
     def open(self, address: str, *, field: str) -> RemoteReader:
-        """A remote file to be read in pieces. Raises as :meth:`fetch`."""
+        """A remote file to be read in pieces.
+
+        Raises:
+            StorageRefused: as :meth:`fetch`; SOURCE_NOT_SEEKABLE when its server gives no pieces.
+            TransientError: when it cannot be read now.
+        """
         ...
 
     def writable(self, path: Path, *, field: str) -> Path:

@@ -11,7 +11,9 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_TIMEOUT = 30.0
+_PARALLEL_POSTS = 8
+_CONNECT_TIMEOUT = 5.0
 _REMEMBERED = 10_000
 
 
@@ -66,17 +69,21 @@ class CallbackDispatcher:
         policy: OutboundPolicy,
         secrets: Sequence[str],
         *,
-        client: httpx.Client | None = None,
+        timeout: float = 15.0,
     ) -> None:
         self._store = store
         self._policy = policy
         self._secret = secrets[0] if secrets else None
-        self._client = client
+        self._timeout = timeout
+        self._client: httpx.Client | None = None
         self._lock = threading.Lock()
+        self._threads = ThreadPoolExecutor(_PARALLEL_POSTS, thread_name_prefix="callback")
 
     def dispatch(self, messages: Sequence[Message]) -> Sequence[DispatchResult]:
-        """Any 2xx is an acknowledgement; everything else is tried again until the relay's age limit."""
-        return [self._call(message) for message in messages]
+        """Any 2xx is an acknowledgement, 410 an end; everything else is tried again until the relay's age limit."""
+        if len(messages) == 1:
+            return [self._call(messages[0])]
+        return list(self._threads.map(self._call, messages))
 
     def _call(self, message: Message) -> DispatchResult:
         if not isinstance(message, TaskEnded):
@@ -113,11 +120,14 @@ class CallbackDispatcher:
             extensions={"sni_hostname": parts.hostname},
         )
         try:
-            answer = self._open().send(request, follow_redirects=False)
+            answer = self._open().send(request, follow_redirects=False, stream=True)
+            answer.close()  # only its head matters
         except httpx.HTTPError as error:
             return TryAgain(f"no answer: {type(error).__name__}")
         if answer.is_success:
             return Sent()
+        if answer.status_code == HTTPStatus.GONE:
+            return Refused("answered 410: the receiver wants no more of this")
         return TryAgain(f"answered {answer.status_code}", retry_after(answer.headers.get("retry-after")))
 
     def _signature(self, message_id: str, body: str) -> Mapping[str, str]:
@@ -134,11 +144,13 @@ class CallbackDispatcher:
 
         with self._lock:
             if self._client is None:
-                self._client = httpx.Client(timeout=_TIMEOUT, follow_redirects=False, trust_env=False)
+                timeout = httpx.Timeout(self._timeout, connect=min(_CONNECT_TIMEOUT, self._timeout))
+                self._client = httpx.Client(timeout=timeout, follow_redirects=False, trust_env=False)
             return self._client
 
     def close(self) -> None:
         """Close connections. Idempotent."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             if self._client is not None:
                 self._client.close()
@@ -149,15 +161,19 @@ class CallbackRefused(Exception):
 
 
 class CallbackVerifier:
-    """Verifies callbacks: any of several secrets (rotation), five minutes of clock difference, each id once."""
+    """Verifies callbacks: any of several secrets (rotation), five minutes of clock difference, each id once.
+
+    Ids are remembered in this process. Another one that is sent the same callback takes it for new, which is harmless:
+    a callback only says where to look.
+    """
 
     def __init__(self, secrets: Sequence[str]) -> None:
         self._secrets = list(secrets)
-        self._seen: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._seen: OrderedDict[str, None] = OrderedDict()
         self._lock = threading.Lock()
 
     def verify(self, body: bytes, headers: Mapping[str, str]) -> bool:
-        """Whether the callback is new; False when the very same delivery was seen before (acknowledge it again).
+        """Whether the callback is new; False when its id was seen before (acknowledge it again).
 
         Raises:
             CallbackRefused: when no secret fits, the timestamp is too old or too new, or headers are missing.
@@ -174,10 +190,10 @@ class CallbackVerifier:
             except ValueError as error:
                 reason = f"the body is no JSON: {error}"
             else:
-                return self._is_new((wanted["webhook-id"], wanted["webhook-timestamp"]))
+                return self._is_new(wanted["webhook-id"])
         raise CallbackRefused(reason)
 
-    def _is_new(self, delivery: tuple[str, str]) -> bool:
+    def _is_new(self, delivery: str) -> bool:
         with self._lock:
             if delivery in self._seen:
                 return False

@@ -17,6 +17,7 @@ from infrastructure.postgres.text import clean_text
 
 logger = logging.getLogger(__name__)
 
+_PING_SECONDS = 2.0  # health checks ask, and whoever asks them waits no longer
 _CLOSE_SECONDS = 1.0
 
 PasswordProvider = Callable[[], str]
@@ -56,6 +57,7 @@ class ConnectionPoolManager:
     def _connection_arguments(self) -> dict[str, Any]:
         arguments: dict[str, Any] = {
             "autocommit": True,
+            "prepare_threshold": 1,  # what is run twice is run often: its plan is kept from the second time on
             "row_factory": dict_row,
             "connect_timeout": self._settings.connect_timeout,
             "application_name": self._settings.application_name,
@@ -84,17 +86,20 @@ class ConnectionPoolManager:
         )
 
     @contextmanager
-    def connection(self) -> Iterator[psycopg.Connection[DictRow]]:
+    def connection(self, timeout: float | None = None) -> Iterator[psycopg.Connection[DictRow]]:
         """A connection for the length of the block.
 
+        Args:
+            timeout: seconds to wait for one; the acquire timeout of the settings by default.
+
         Raises:
-            PoolTimeout: when none comes free, or none can be made, within the acquire timeout.
+            PoolTimeout: when none comes free, or none can be made, within that time.
             PoolClosed: after :meth:`close`.
         """
         while True:
             pool = self._pool
             try:
-                connection = pool.getconn()
+                connection = pool.getconn(timeout)
             except PoolClosed:
                 if self._closed or pool is self._pool:
                     raise
@@ -115,9 +120,13 @@ class ConnectionPoolManager:
         logger.info("connection pool recreated", extra={"action": "pool.recreated"})
         old.close(timeout=0)
 
+    def drop_broken(self) -> None:
+        """Try the idle connections and replace those that the server has left, so that nobody else is given them."""
+        self._pool.check()
+
     def ping(self) -> None:
-        """Raise psycopg.Error or PoolTimeout unless the database answers."""
-        with self.connection() as connection:
+        """Raise psycopg.Error or PoolTimeout unless the database gives a connection within two seconds and answers."""
+        with self.connection(_PING_SECONDS) as connection:
             connection.execute("SELECT 1")
 
     def status(self) -> dict[str, int]:

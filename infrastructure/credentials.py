@@ -1,4 +1,4 @@
-"""Entra ID tokens as database passwords."""
+"""Entra ID tokens: database passwords, and bearer tokens for the worker."""
 
 from __future__ import annotations
 
@@ -50,8 +50,13 @@ class TokenPassword:
 
 def entra_database_password(credential: TokenCredential | None = None) -> PasswordProvider:
     """A password provider for the connection pool; the default credential finds managed and workload identities."""
+    return entra_token(DATABASE_SCOPE, credential)
+
+
+def entra_token(scope: str, credential: TokenCredential | None = None) -> TokenPassword:
+    """Gives the access token of the moment; the default credential finds managed and workload identities."""
     if credential is None:
         from azure.identity import DefaultAzureCredential
 
         credential = DefaultAzureCredential()
-    return TokenPassword(credential)
+    return TokenPassword(credential, scope)

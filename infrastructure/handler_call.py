@@ -66,7 +66,7 @@ def checked_result(task_type: str, result: Any) -> Execution:
     try:
         if not isinstance(result.get("success"), bool) and not result.get("interrupted"):
             return _violation(task_type, "returned no boolean 'success'")
-        text = json.dumps(dict(result), allow_nan=False, default=_plain)
+        text = _encode(dict(result))
     except Exception as error:  # noqa: BLE001 - the values' own code runs here
         return _violation(task_type, f"returned what JSON cannot hold: {_text(error)}")
     if len(text) > MAX_RESULT_BYTES:
@@ -150,6 +150,9 @@ def _plain(value: object) -> object:
     if callable(isoformat):
         return isoformat()
     raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+_encode = json.JSONEncoder(allow_nan=False, default=_plain).encode
 
 
 def _violation(task_type: str, what: str) -> Raised:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+_compact = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+
 
 def dumps(value: Any) -> str:
     """Compact JSON; characters that jsonb cannot hold (NUL, lone surrogates) become U+FFFD.
@@ -13,10 +15,10 @@ def dumps(value: Any) -> str:
         ValueError: for NaN and infinities.
         TypeError: for what JSON has no form for.
     """
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    text = _compact(value)
     if "\\u0000" not in text and "\\ud" not in text:
         return text
-    return json.dumps(_clean(value), allow_nan=False, separators=(",", ":"))
+    return _compact(_clean(value))
 
 
 def clean(text: str) -> str:

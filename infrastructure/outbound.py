@@ -15,6 +15,13 @@ from urllib.parse import SplitResult, urlsplit
 
 from core.errors import Fault, InvalidInput
 
+# Where clouds answer for the machine itself: instance metadata (link-local), Azure's WireServer, AWS's IPv6, Alibaba.
+_METADATA = tuple(
+    ipaddress.ip_network(network)
+    for network in ("169.254.0.0/16", "fe80::/10", "168.63.129.16/32", "fd00:ec2::254/128", "100.100.100.200/32")
+)
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
 
 class AddressRefused(InvalidInput):
     """The address may not be called."""
@@ -25,7 +32,10 @@ class AddressRefused(InvalidInput):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutboundPolicy:
-    """Which hosts may be called. ``*.example.org`` matches its subdomains."""
+    """Which hosts may be called. ``*.example.org`` matches its subdomains.
+
+    ``allow_private`` opens private and loopback addresses; a cloud's metadata addresses stay closed.
+    """
 
     allowed_hosts: Sequence[str]
     allow_private: bool = False
@@ -66,13 +76,20 @@ class OutboundPolicy:
         found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
         addresses = [str(entry[4][0]) for entry in found]
         for address in addresses:
-            if self.allow_private or _is_public(address):
+            reached = _reached(address)
+            if any(reached in network for network in _METADATA):
+                continue
+            if self.allow_private or (reached.is_global and not reached.is_multicast):
                 return address
-        raise AddressRefused(field, "its host has private or reserved addresses only", f"{parts.hostname}")
+        raise AddressRefused(field, "its host has private, reserved or metadata addresses only", f"{parts.hostname}")
 
 
-def _is_public(address: str) -> bool:
+def _reached(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The address that is reached in the end: IPv6 may carry an IPv4 address (mapped, NAT64, 6to4, Teredo)."""
     parsed = ipaddress.ip_address(address.split("%", maxsplit=1)[0])
-    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
-        parsed = parsed.ipv4_mapped
-    return parsed.is_global and not parsed.is_multicast
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return parsed
+    if parsed in _NAT64:
+        return ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
+    carried = parsed.ipv4_mapped or parsed.sixtofour or (parsed.teredo[1] if parsed.teredo is not None else None)
+    return carried or parsed

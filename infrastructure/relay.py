@@ -24,7 +24,7 @@ from core.retry import Backoff
 logger = logging.getLogger(__name__)
 
 _BATCH = 500
-_STOP_SECONDS = 3.0
+STOP_SECONDS = 3.0
 
 
 @dataclass(slots=True)
@@ -41,9 +41,16 @@ class RelayStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelayOptions:
-    """How often the outbox is swept, how long a swept entry is held, and when a send is given up."""
+    """How often the outbox is swept, how long a swept entry is held, and when a send is given up.
 
+    ``spacing`` is the least time between two looks, however often the relay is woken. ``hold`` must be longer than the
+    dispatcher takes for a ``batch``, or a second relay sends what the first one is sending.
+    """
+
+    name: str = "relay"
     poll: timedelta = timedelta(seconds=1)
+    spacing: timedelta = timedelta(0)
+    batch: int = _BATCH
     hold: timedelta = timedelta(seconds=30)
     backoff: Backoff = field(default_factory=lambda: Backoff(base=timedelta(seconds=1), cap=timedelta(minutes=5)))
     max_age: Mapping[Channel, timedelta] = field(default_factory=dict)
@@ -59,6 +66,8 @@ class Relay:
         routes: Mapping[Channel, Dispatcher],
         options: RelayOptions | None = None,
         rng: random.Random | None = None,
+        *,
+        status: RelayStatus | None = None,
     ) -> None:
         self._outbox = outbox
         self._store = store
@@ -69,8 +78,9 @@ class Relay:
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._to_mark: list[int] = []
-        self._status = RelayStatus()
+        self._status = status or RelayStatus()
         self._thread: threading.Thread | None = None
+        self.onward = self.publish  # where messages go that giving one up causes
 
     @property
     def status(self) -> RelayStatus:
@@ -83,24 +93,32 @@ class Relay:
         if entries:
             self._send(entries)
         if not entries or len(self._to_mark) >= _BATCH:
-            self._wake.set()  # fewer are marked in bulk at the next poll: a commit each would slow the work's own
+            self.wake()  # fewer are marked in bulk at the next poll: a commit each would slow the work's own
 
     def start(self) -> None:
         """Sweep the outbox in a thread until :meth:`stop`."""
-        self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=self._options.name, daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Send what is due, mark what was sent, and end the thread, within a few seconds. Idempotent.
+    def wake(self) -> None:
+        """Have the thread look into the outbox soon."""
+        self._wake.set()
+
+    def stop_soon(self) -> None:
+        """Ask the thread to end; returns at once."""
+        self._stopping.set()
+        self._wake.set()
+
+    def stop(self, timeout: float = STOP_SECONDS) -> None:
+        """Send what is due, mark what was sent, and end the thread, within ``timeout`` seconds. Idempotent.
 
         What cannot be sent in that time stays in the outbox for another process.
         """
-        self._stopping.set()
-        self._wake.set()
+        self.stop_soon()
         if self._thread is None:
             self._flush_at_stop()
             return
-        self._thread.join(timeout=_STOP_SECONDS)
+        self._thread.join(timeout)
         if self._thread.is_alive():
             logger.warning("the outbox could not be flushed in time at stop", extra={"action": "relay.unflushed"})
         self._thread = None
@@ -119,11 +137,12 @@ class Relay:
         """
         self._mark()
         taken = 0
-        while entries := self._outbox.take(self._routes, limit=_BATCH, hold=self._options.hold):
+        batch = self._options.batch
+        while entries := self._outbox.take(self._routes, limit=batch, hold=self._options.hold):
             taken += len(entries)
             self._send(entries)
             self._mark()
-            if len(entries) < _BATCH:
+            if len(entries) < batch:
                 break
         self._status.last_sweep_at = datetime.now(UTC)
         return taken
@@ -141,7 +160,13 @@ class Relay:
             except StoreUnavailable as error:
                 self._status.last_error = str(error)
                 pause = poll
+            except Exception as error:  # the relay outlives whatever a dispatcher does
+                self._status.last_error = f"{type(error).__name__}: {error}"
+                if not self._stopping.is_set():
+                    logger.exception("the relay caught an error", extra={"action": "relay.error"})
+                pause = poll
             self._wake.wait(max(pause, 0.001))
+            self._stopping.wait(self._options.spacing.total_seconds())
             self._wake.clear()
         self._flush_at_stop()
 
@@ -151,6 +176,15 @@ class Relay:
             by_channel[entry.channel].append(entry)
         for channel, group in by_channel.items():
             results = self._routes[channel].dispatch([entry.message for entry in group])
+            unsent = [result.error for result in results if isinstance(result, TryAgain)]
+            if unsent:  # one line for them all: a broken transport must not fill the log
+                logger.warning(
+                    "%d of %d messages not sent, tried again later: %s",
+                    len(unsent),
+                    len(group),
+                    unsent[0],
+                    extra={"action": "relay.unsent", "channel": str(channel)},
+                )
             for entry, result in zip(group, results, strict=True):
                 match result:
                     case Sent():
@@ -170,12 +204,6 @@ class Relay:
             self._give_up(entry, error)
             return
         delay = max(after or timedelta(0), self._options.backoff.delay(entry.tries + 1, self._rng))
-        logger.warning(
-            "message not sent, tried again in %.1f s: %s",
-            delay.total_seconds(),
-            error,
-            extra={"action": "relay.unsent", "entry_id": entry.entry_id, "channel": str(entry.channel)},
-        )
         self._note(entry, error, delay)
 
     def _give_up(self, entry: OutboxEntry, error: str) -> None:
@@ -193,7 +221,7 @@ class Relay:
                 commit = self._store.fail_waiting_task(entry.message.task_id, info)
             except StoreUnavailable:
                 return  # the hint is sent again later, and refused again
-            self.publish(commit.messages)
+            self.onward(commit.messages)
 
     def _note(self, entry: OutboxEntry, error: str, retry_in: timedelta | None) -> None:
         try:

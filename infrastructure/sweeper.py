@@ -72,6 +72,9 @@ class Sweeper:
             except GeoworkerError as error:
                 self.last_error = str(error)
                 logger.warning("the sweep failed: %s", error, extra={"action": "sweeper.failed"})
+            except Exception as error:  # the thread outlives what no pass may raise: recovery must not end unseen
+                self.last_error = f"{type(error).__name__}: {error}"
+                logger.exception("the sweep broke", extra={"action": "sweeper.failed"})
             self._stopping.wait(self._interval.total_seconds())
 
 

@@ -70,8 +70,11 @@ class Delivery(Protocol):
     @property
     def delivery_count(self) -> int: ...
 
-    def renew(self) -> None:
-        """Extend the transport's lock, if it has one. Raises DeliveryLost when it is gone."""
+    def renew(self) -> timedelta | None:
+        """Extend the transport's lock, if it has one. Raises DeliveryLost when it is gone.
+
+        Answers when to ask again, a third of what the lock lasts; None when it does not matter.
+        """
         ...
 
     def settle(self, settlement: Settlement) -> None:

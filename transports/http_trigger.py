@@ -10,9 +10,9 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -212,7 +212,8 @@ class HttpTarget:
     """The worker to call, and what it should call back."""
 
     base_url: str
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    bearer: Callable[[], str] | None = None  # gives the access token of the moment
     callback_url: str | None = None
     connect_timeout: float = 10.0
     timeout: float = 60.0  # a cold container answers late
@@ -260,6 +261,11 @@ class HttpTriggerDispatcher(TaskDispatcher):
         headers = dict(self._target.headers)
         if message.traceparent is not None:
             headers["traceparent"] = message.traceparent
+        if self._target.bearer is not None:
+            try:
+                headers["Authorization"] = f"Bearer {self._target.bearer()}"
+            except Exception as error:  # noqa: BLE001 - whatever the identity library raises, there is no token now
+                return TryAgain(f"no token for the worker: {type(error).__name__}: {error}")
         try:
             answer = client.post(f"{self._target.base_url.rstrip('/')}/task/start", json=body, headers=headers)
         except httpx.HTTPError as error:

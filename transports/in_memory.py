@@ -137,14 +137,15 @@ class InMemoryQueue:
             else:
                 self._ready.append(entry)
 
-    def renew(self, token: int) -> None:
-        """Extend a lock; DeliveryLost when it has run out."""
+    def renew(self, token: int) -> timedelta:
+        """Extend a lock; a third of what it lasts. DeliveryLost when it has run out."""
         with self._changed:
             self._surface()
             lock = self._locked.get(token)
             if lock is None:
                 raise DeliveryLost("the lock has run out")
             lock.until = self.clock() + self.lock_duration.total_seconds()
+            return self.lock_duration / 3
 
     def settle(self, token: int, settlement: Settlement) -> None:
         """Settle a locked message; DeliveryLost when the lock has run out or it was settled before."""
@@ -175,8 +176,8 @@ class _InMemoryDelivery:
     _token: int
     _settled: Callable[[Settlement], None]
 
-    def renew(self) -> None:
-        self._queue.renew(self._token)
+    def renew(self) -> timedelta:
+        return self._queue.renew(self._token)
 
     def settle(self, settlement: Settlement) -> None:
         self._queue.settle(self._token, settlement)

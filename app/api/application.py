@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from app.api import artifacts, callbacks, jobs, tasks
+from app.api import artifacts, callbacks, dead_letters, jobs, tasks
 from app.api.auth import ANONYMOUS, ApiKeys, AuthenticationMiddleware, Authenticator, Caller
 from app.api.openapi import openapi_document
 from app.api.problems import on_any_error, on_geoworker_error, on_http_error, problem
@@ -80,7 +80,12 @@ def authenticators_for(settings: Settings) -> list[Authenticator]:
         if settings.entra_audience is None:
             raise ConfigurationError("settings", [Fault("ENTRA_AUDIENCE", "must be set with ENTRA_TENANT_ID")])
         authenticators.append(
-            EntraTokens(settings.entra_tenant_id, settings.entra_audience, settings.entra_allowed_app_ids)
+            EntraTokens(
+                settings.entra_tenant_id,
+                settings.entra_audience,
+                settings.entra_allowed_app_ids,
+                authority=settings.entra_authority,
+            )
         )
     return authenticators
 
@@ -115,11 +120,15 @@ def _routes(application: Application) -> list[Route]:
         Route("/openapi.json", openapi, methods=["GET"]),
     ]
     if Role.ORCHESTRATOR in application.role:
-        routes += [*jobs.routes(application), *artifacts.routes(application), *callbacks.routes(application)]
+        routes += [*jobs.routes(application), *artifacts.routes(application), *callbacks.receiving(application)]
         if application.settings.enable_test_endpoints:
             from app.api import test_endpoints
 
             routes += test_endpoints.routes(application)
+    if Role.ORCHESTRATOR in application.role or application.trigger is not None:
+        routes += callbacks.undelivered(application)
+    if application.dead_letters is not None:
+        routes += dead_letters.routes(application, application.dead_letters)
     if application.trigger is not None:
         routes += tasks.routes(application, application.trigger)
     return routes

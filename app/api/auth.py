@@ -1,4 +1,7 @@
-"""Who may call: API keys, compared in constant time. Open only on loopback and only when nothing is configured."""
+"""Who may call: API keys, compared in constant time, and Entra tokens (entra.py).
+
+Open only on loopback, and only when nothing is configured.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pydantic import SecretStr
-from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.problems import problem
+from app.api.problems import RETRY_AFTER_SECONDS, problem, retry_after
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/health", "/api/task/callback"})
 """Probes carry no credentials and tell no secrets; callbacks are authenticated by their signature."""
@@ -35,14 +38,26 @@ class Unauthenticated(Exception):
     """The request has no credentials, or wrong ones."""
 
 
+class IdentityUnavailable(Exception):
+    """Credentials cannot be checked now: the identity provider does not answer."""
+
+
 class Authenticator(Protocol):
-    """Tells callers apart; None when the request carries no credentials of this kind."""
+    """Tells callers apart; None when the request carries no credentials of this kind.
+
+    ``may_block``: it may have to ask another service first, and must not do that on the event loop.
+    """
+
+    @property
+    def may_block(self) -> bool: ...
 
     def authenticate(self, request: Request) -> Caller | None: ...
 
 
 class ApiKeys:
     """Keys in ``X-Api-Key``, ``x-functions-key`` or ``Authorization: ApiKey …``; several at once, for rotation."""
+
+    may_block = False
 
     def __init__(self, keys: Sequence[SecretStr]) -> None:
         self._digests = [hashlib.sha256(key.get_secret_value().encode()).digest() for key in keys]
@@ -63,32 +78,42 @@ class ApiKeys:
         return Caller(f"api-key:{matches.index(True) + 1}")
 
 
-class AuthenticationMiddleware(BaseHTTPMiddleware):
+class AuthenticationMiddleware:
     """Lets through probes and authenticated callers; everybody when no authenticator is configured.
 
     ``unidentified`` is who callers are then: anonymous, or those that a host in front has already let in by a key.
     """
 
     def __init__(self, app: ASGIApp, authenticators: Sequence[Authenticator], unidentified: Caller = ANONYMOUS) -> None:
-        super().__init__(app)
+        self._app = app
         self._authenticators = list(authenticators)
         self._unidentified = unidentified
 
-    async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
-        if request.url.path in OPEN_PATHS:
-            request.state.caller = ANONYMOUS
-            return await call_next(request)
-        if not self._authenticators:
-            request.state.caller = self._unidentified
-            return await call_next(request)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Put the caller into the request's state, or answer 401."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
         try:
-            caller = next(filter(None, (one.authenticate(request) for one in self._authenticators)), None)
+            scope.setdefault("state", {})["caller"] = await self._caller(Request(scope))
         except Unauthenticated as error:
-            return _challenge(str(error))
-        if caller is None:
-            return _challenge("credentials are required")
-        request.state.caller = caller
-        return await call_next(request)
+            await _challenge(str(error))(scope, receive, send)
+        except IdentityUnavailable as error:
+            await problem(503, str(error), headers=retry_after(RETRY_AFTER_SECONDS))(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _caller(self, request: Request) -> Caller:
+        if request.url.path in OPEN_PATHS:
+            return ANONYMOUS
+        if not self._authenticators:
+            return self._unidentified
+        for one in self._authenticators:
+            ask = one.authenticate
+            caller = await run_in_threadpool(ask, request) if one.may_block else ask(request)
+            if caller is not None:
+                return caller
+        raise Unauthenticated("credentials are required")
 
 
 def _challenge(detail: str) -> Response:

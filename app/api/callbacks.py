@@ -10,11 +10,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from app.api.problems import problem
-from app.api.requests import BodyTooLarge, query_int, run_in_threadpool
+from app.api.requests import bounded_body, query_int, run_in_threadpool
 from app.composition import Application
+from core.messages import Channel
 from infrastructure.callbacks import CallbackRefused, CallbackVerifier
 
 logger = logging.getLogger(__name__)
+
+MAX_ENTRY_ID = 2**63 - 1  # a PostgreSQL bigint
 
 
 def receive_callback(
@@ -36,15 +39,13 @@ def receive_callback(
     return 200, {"acknowledged": True, "duplicate": not new, "task_id": task_id}
 
 
-def routes(application: Application) -> list[Route]:
-    """``POST /api/task/callback`` and the undelivered ones."""
+def receiving(application: Application) -> list[Route]:
+    """``POST /api/task/callback``."""
     secrets = [secret.get_secret_value() for secret in application.settings.callback_secrets]
     verifier = CallbackVerifier(secrets)
 
     async def receive(request: Request) -> Response:
-        body = await request.body()
-        if len(body) > application.settings.max_body_bytes:
-            raise BodyTooLarge(application.settings.max_body_bytes)
+        body = await bounded_body(request, application.settings.max_body_bytes)
         try:
             status, answer = await run_in_threadpool(
                 receive_callback, application, verifier, body, dict(request.headers)
@@ -53,20 +54,26 @@ def routes(application: Application) -> list[Route]:
             return problem(401, f"the callback is not accepted: {error}")
         return JSONResponse(answer, status_code=status)
 
-    async def undelivered(request: Request) -> Response:
+    return [Route("/api/task/callback", receive, methods=["POST"])]
+
+
+def undelivered(application: Application) -> list[Route]:
+    """The callbacks that nobody acknowledged: seen, and sent again."""
+    outbox = application.outbox
+
+    async def index(request: Request) -> Response:
         limit = query_int(request, "limit", 100, low=1, high=1000)
-        found = await run_in_threadpool(application.outbox.list_given_up, limit=limit)
+        found = await run_in_threadpool(outbox.list_given_up, Channel.CALLBACKS, limit=limit)
         return JSONResponse({"undelivered": [dict(entry) for entry in found]})
 
     async def replay(request: Request) -> Response:
         entry_id = request.path_params["entry_id"]
-        if not await run_in_threadpool(application.outbox.replay, entry_id):
-            return problem(404, f"no undelivered message has the number {entry_id}")
+        if entry_id > MAX_ENTRY_ID or not await run_in_threadpool(outbox.replay, Channel.CALLBACKS, [entry_id]):
+            return problem(404, f"no undelivered callback has the number {entry_id}")
         await run_in_threadpool(application.relay.publish, ())
         return JSONResponse({"entry_id": entry_id, "replayed": True}, status_code=202)
 
     return [
-        Route("/api/task/callback", receive, methods=["POST"]),
-        Route("/api/callbacks/undelivered", undelivered, methods=["GET"]),
+        Route("/api/callbacks/undelivered", index, methods=["GET"]),
         Route("/api/callbacks/{entry_id:int}/replay", replay, methods=["POST"]),
     ]

@@ -8,28 +8,39 @@ from collections.abc import Sequence
 import jwt
 from starlette.requests import Request
 
-from app.api.auth import Caller, Unauthenticated
+from app.api.auth import Caller, IdentityUnavailable, Unauthenticated
 
 logger = logging.getLogger(__name__)
 
-_AUTHORITY = "https://login.microsoftonline.com"
+_LIFESPAN_SECONDS = 3600  # of the tenant's keys; an unknown key id asks for them again, at most twice a minute
+_TIMEOUT_SECONDS = 10
+_LEEWAY_SECONDS = 60
 
 
 class EntraTokens:
-    """Accepts v1 and v2 access tokens of one tenant for one audience, from any or from the allowed client ids."""
+    """Accepts v1 and v2 access tokens of one tenant for one audience, from any or from the allowed client ids.
 
-    def __init__(
-        self, tenant_id: str, audience: str, allowed_app_ids: Sequence[str] = (), *, jwks_url: str | None = None
-    ) -> None:
+    Source of the claims: Microsoft identity platform, "Access token claims reference" (``azp`` in v2, ``appid`` in v1).
+    """
+
+    may_block = True
+
+    def __init__(self, tenant_id: str, audience: str, allowed_app_ids: Sequence[str] = (), *, authority: str) -> None:
+        base = f"{authority.rstrip('/')}/{tenant_id}"
         self._audience = audience
-        self._issuers = [f"{_AUTHORITY}/{tenant_id}/v2.0", f"https://sts.windows.net/{tenant_id}/"]
+        self._issuers = [f"{base}/v2.0", f"https://sts.windows.net/{tenant_id}/"]
         self._allowed = frozenset(allowed_app_ids)
         self._keys = jwt.PyJWKClient(
-            jwks_url or f"{_AUTHORITY}/{tenant_id}/discovery/v2.0/keys", cache_keys=True, lifespan=3600, timeout=10
+            f"{base}/discovery/v2.0/keys", lifespan=_LIFESPAN_SECONDS, timeout=_TIMEOUT_SECONDS
         )
 
     def authenticate(self, request: Request) -> Caller | None:
-        """The caller of a bearer token; None without one; Unauthenticated when it is not accepted."""
+        """The caller of a bearer token; None without one.
+
+        Raises:
+            Unauthenticated: when it is not accepted.
+            IdentityUnavailable: when the tenant's keys cannot be had.
+        """
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             return None
@@ -42,8 +53,11 @@ class EntraTokens:
                 audience=self._audience,
                 issuer=self._issuers,
                 options={"require": ["exp", "iss", "aud"]},
-                leeway=60,
+                leeway=_LEEWAY_SECONDS,
             )
+        except jwt.PyJWKClientConnectionError as error:
+            logger.error("the tenant's keys cannot be had: %s", error, extra={"action": "auth.unavailable"})  # noqa: TRY400
+            raise IdentityUnavailable("tokens cannot be checked now: the tenant's keys cannot be had") from error
         except jwt.PyJWTError as error:
             raise Unauthenticated(f"the bearer token is not accepted: {error}") from error
         app_id = str(claims.get("azp") or claims.get("appid") or "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -96,11 +97,15 @@ def openapi_document(application: Application) -> dict[str, Any]:
     paths = _probes()
     schemas = dict(_SCHEMAS)
     if Role.ORCHESTRATOR in application.role:
-        paths |= _jobs(application, schemas) | _callbacks()
+        paths |= _jobs(application, schemas) | _receiving()
         if application.settings.enable_test_endpoints:
             paths |= _tests()
+    if Role.ORCHESTRATOR in application.role or application.trigger is not None:
+        paths |= _undelivered()
     if application.trigger is not None:
         paths |= _tasks()
+    if application.dead_letters is not None:
+        paths |= _dead_letters(application.dead_letters.queues, schemas)
     document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
@@ -111,11 +116,17 @@ def openapi_document(application: Application) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": schemas,
-            "securitySchemes": {"apiKey": {"type": "apiKey", "in": "header", "name": "X-Api-Key"}},
+            "securitySchemes": {
+                "apiKey": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+                "entra": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+            },
         },
     }
-    if application.settings.api_keys:
-        document["security"] = [{"apiKey": []}]
+    settings = application.settings
+    if settings.has_authentication:
+        document["security"] = [
+            {name: []} for name, on in (("apiKey", settings.api_keys), ("entra", settings.entra_tenant_id)) if on
+        ]
         for path in ("/livez", "/readyz", "/health"):
             document["paths"][path]["get"]["security"] = []
     return document
@@ -330,26 +341,137 @@ def _tasks() -> dict[str, Any]:
     }
 
 
-def _callbacks() -> dict[str, Any]:
-    """The routes of callbacks."""
-    free = {"type": "object"}
-    entry = {"name": "entry_id", "in": "path", "required": True, "schema": {"type": "integer", "minimum": 0}}
-    return {
-        "/api/task/callback": {
-            "post": _operation(
-                "Receive a signed callback (Standard Webhooks)", {200: free}, (401, 413), body={"type": "object"}
-            )
+def _receiving() -> dict[str, Any]:
+    """The route that workers report ended tasks to."""
+    acknowledged = {
+        "type": "object",
+        "required": ["acknowledged", "duplicate"],
+        "properties": {
+            "acknowledged": {"type": "boolean"},
+            "duplicate": {"type": "boolean"},
+            "task_id": {"type": ["string", "null"]},
         },
+    }
+    operation = _operation(
+        "Receive a signed callback (Standard Webhooks)", {200: acknowledged}, (401, 413), body={"type": "object"}
+    )
+    return {"/api/task/callback": {"post": operation | {"security": []}}}
+
+
+def _undelivered() -> dict[str, Any]:
+    """The routes of callbacks that nobody acknowledged."""
+    entry = {
+        "type": "object",
+        "required": ["entry_id", "task_id", "tries"],
+        "properties": {
+            "entry_id": {"type": "integer"},
+            "task_id": {"type": "string"},
+            "job_id": {"type": "string"},
+            "receiver": {"type": ["string", "null"], "description": "Scheme and host of the callback's address"},
+            "tries": {"type": "integer"},
+            "last_error": {"type": ["string", "null"]},
+            "created_at": {"type": "string"},
+            "given_up_at": {"type": "string"},
+        },
+    }
+    found = {
+        "type": "object",
+        "required": ["undelivered"],
+        "properties": {"undelivered": {"type": "array", "items": entry}},
+    }
+    entry_id = {"name": "entry_id", "in": "path", "required": True, "schema": {"type": "integer", "minimum": 0}}
+    limit = _query("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100})
+    return {
         "/api/callbacks/undelivered": {
-            "get": _operation(
-                "Messages that were given up undelivered",
-                {200: free},
-                (401, 422, 503),
-                [_query("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100})],
-            )
+            "get": _operation("Callbacks that were given up undelivered", {200: found}, (401, 422, 503), [limit])
         },
         "/api/callbacks/{entry_id}/replay": {
-            "post": _operation("Send an undelivered message again", {202: free}, (401, 404, 503), [entry])
+            "post": _operation(
+                "Send an undelivered callback again", {202: {"type": "object"}}, (401, 404, 503), [entry_id]
+            )
+        },
+    }
+
+
+def _dead_letters(queues: Sequence[str], schemas: dict[str, Any]) -> dict[str, Any]:
+    """The routes of dead letters, where the mode has queues."""
+    nullable = {"type": ["string", "null"]}
+    schemas["DeadLetter"] = {
+        "type": "object",
+        "required": ["queue", "number", "reason", "age_seconds", "task_id", "job_id"],
+        "properties": {
+            "queue": {"type": "string"},
+            "number": {"type": "integer"},
+            "reason": nullable,
+            "description": nullable,
+            "message_id": nullable,
+            "enqueued_at": _NULLABLE_TIME,
+            "age_seconds": {"type": ["number", "null"]},
+            "delivery_count": {"type": "integer"},
+            "message_type": nullable,
+            "task_id": nullable,
+            "task_type": nullable,
+            "job_id": nullable,
+            "state": {**nullable, "description": "What the store says of the task or job now"},
+        },
+    }
+    letter = {"$ref": "#/components/schemas/DeadLetter"}
+    answer = {
+        "type": "object",
+        "required": ["queue", "number", "replayed", "detail"],
+        "properties": {
+            "queue": {"type": "string"},
+            "number": {"type": "integer"},
+            "replayed": {"type": "boolean"},
+            "detail": {"type": "string"},
+        },
+    }
+    queue = {"name": "queue", "in": "path", "required": True, "schema": {"enum": list(queues)}}
+    number = {
+        "name": "number",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
+    }
+    listed = {
+        "type": "object",
+        "required": ["dead_letters"],
+        "properties": {"dead_letters": {"type": "array", "items": letter}},
+    }
+    replayed = {"type": "object", "properties": {"replayed": {"type": "array", "items": answer}}}
+    purged = {"type": "object", "properties": {"purged": {"type": "integer"}}}
+    return {
+        "/api/dead-letters": {
+            "get": _operation(
+                "Dead letters with reason, task, job and age",
+                {200: listed},
+                (401, 422, 503),
+                [
+                    _query("queue", {"enum": list(queues)}),
+                    _query("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
+                    _query(
+                        "after", {"type": "integer", "minimum": 0, "maximum": 10**11}, "Number of the last one seen"
+                    ),
+                ],
+            )
+        },
+        "/api/dead-letters/{queue}": {
+            "delete": _operation("Purge a queue's dead letters", {200: purged}, (401, 422, 503), [queue])
+        },
+        "/api/dead-letters/{queue}/replay": {
+            "post": _operation("Replay every dead letter of a queue", {202: replayed}, (401, 422, 503), [queue])
+        },
+        "/api/dead-letters/{queue}/{number}": {
+            "get": _operation("A dead letter with its body", {200: letter}, (401, 404, 422, 503), [queue, number]),
+            "delete": _operation("Purge a dead letter", {204: None}, (401, 404, 422, 503), [queue, number]),
+        },
+        "/api/dead-letters/{queue}/{number}/replay": {
+            "post": _operation(
+                "Put what a dead letter is about back through the store",
+                {202: answer},
+                (401, 404, 409, 422, 503),
+                [queue, number],
+            )
         },
     }
 
@@ -410,13 +532,13 @@ def _query(name: str, schema: dict[str, Any], description: str = "") -> dict[str
 
 def _operation(
     summary: str,
-    answers: dict[int, dict[str, Any]],
+    answers: Mapping[int, dict[str, Any] | None],
     problems: tuple[int, ...] = (),
     parameters: list[dict[str, Any]] | None = None,
     body: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     responses: dict[str, Any] = {
-        str(status): {"description": summary, "content": {_JSON: {"schema": schema}}}
+        str(status): {"description": summary} | ({} if schema is None else {"content": {_JSON: {"schema": schema}}})
         for status, schema in answers.items()
     }
     responses |= {str(status): _problem(status) for status in problems}

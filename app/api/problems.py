@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from core.errors import (
     Conflict,
+    DeadLetterNotFound,
     GeoworkerError,
     InvalidInput,
     JobNotFound,
@@ -47,14 +48,15 @@ def problem_for(error: GeoworkerError) -> ProblemResponse:
             return problem(422, str(error), errors=[fault.as_dict() for fault in error.faults])
         case UnknownJobType() | UnknownTaskType():
             return problem(404, str(error), known=list(error.known))
-        case JobNotFound() | TaskNotFound():
+        case JobNotFound() | TaskNotFound() | DeadLetterNotFound():
             return problem(404, str(error))
         case Conflict():
             return problem(409, str(error))
         case StoreUnavailable() | TransportUnavailable():
-            return problem(
-                503, "the state store cannot be reached; nothing was accepted", headers=retry_after(RETRY_AFTER_SECONDS)
-            )
+            detail = "the state store cannot be reached; nothing was accepted"
+            if isinstance(error, TransportUnavailable):
+                detail = str(error)
+            return problem(503, detail, headers=retry_after(RETRY_AFTER_SECONDS))
         case _:
             return problem(500, "an error that should not happen; see the log")
 

@@ -17,6 +17,7 @@ E = TypeVar("E", bound=StrEnum)
 __all__ = [
     "BodyTooLarge",
     "NotJson",
+    "bounded_body",
     "json_object",
     "query_bool",
     "query_datetime",
@@ -38,6 +39,18 @@ class NotJson(GeoworkerError):
     """The request's media type is not JSON."""
 
 
+async def bounded_body(request: Request, limit: int) -> bytes:
+    """The request's body; BodyTooLarge above ``limit`` bytes (the rest is not read)."""
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise BodyTooLarge(limit)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
 async def json_object(request: Request, *, limit: int, optional: bool = False) -> dict[str, Any]:
     """The request's body as a JSON object.
 
@@ -46,14 +59,7 @@ async def json_object(request: Request, *, limit: int, optional: bool = False) -
         NotJson: when the content type says something else.
         InvalidInput: when it is no JSON, no object, or has NaN, infinities or NUL characters.
     """
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise BodyTooLarge(limit)
-        chunks.append(chunk)
-    body = b"".join(chunks)
+    body = await bounded_body(request, limit)
     if not body and optional:
         return {}
     media_type = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()

@@ -116,7 +116,12 @@ def routes(application: Application, trigger: HttpTrigger) -> list[Route]:
     async def cancel(request: Request) -> Response:
         task = await find(request)
         await run_in_threadpool(machine.cancel_job, task.job_id, reason=f"cancelled by {request.state.caller.name}")
-        return JSONResponse(task_view(await find(request)), status_code=202, headers=retry_after(_POLL_SECONDS))
+        url = f"/task/{task.task_id}"
+        return JSONResponse(
+            {**task_view(await find(request)), "status_url": url},
+            status_code=202,
+            headers={"Location": url, **retry_after(_POLL_SECONDS)},
+        )
 
     async def index(request: Request) -> Response:
         query = TaskQuery(

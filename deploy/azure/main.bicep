@@ -160,6 +160,8 @@ var functionHost = '${names.functionApp}.azurewebsites.net'
 var commonSettings = {
   DOCKER_ORCHESTRATION_MODE: mode
   DATABASE_ENTRA_AUTH: 'true'
+  BLOB_ACCOUNT_URL: storage.outputs.blobUrl
+  OUTPUT_URL: 'az://outputs'
   LOG_FORMAT: 'json'
 }
 

@@ -19,7 +19,8 @@ T = TypeVar("T")
 ILLEGAL_TRANSITION = "GW001"  # SQLSTATE raised by the transition triggers
 
 # Serialization failure, deadlock, and the states of a server that is starting, stopping or failing over.
-_TRY_AGAIN = ("40001", "40P01", "57P01", "57P02", "57P03", "53300", "25006")
+_SAME_CONNECTION = ("40001", "40P01")
+_TRY_AGAIN = (*_SAME_CONNECTION, "57P01", "57P02", "57P03", "53300", "25006")
 _NO_SCHEMA = ("3F000", "42P01", "42883")
 _TRIES = 3
 
@@ -65,6 +66,8 @@ class Database:
     def run(self, work: Callable[[Connection], T]) -> T:
         """``work`` on a connection, tried up to three times when the connection breaks under it.
 
+        A server that restarts costs the time until it is back, at most the pool's acquire timeout a try.
+
         Raises:
             StoreUnavailable: when no connection can be had or each one broke.
         """
@@ -72,10 +75,12 @@ class Database:
             for tries_left in range(_TRIES - 1, -1, -1):
                 try:
                     with self.pool.connection() as connection:
-                        return work(connection)
+                        return _on(connection, work)
                 except psycopg.Error as error:
                     if isinstance(error, PoolTimeout | PoolClosed) or not (tries_left and is_connection_fault(error)):
                         raise
+                    if error.sqlstate not in _SAME_CONNECTION:
+                        self.pool.drop_broken()  # its neighbours are as dead
         raise AssertionError("unreachable")
 
     def rows(self, query: LiteralString, parameters: Mapping[str, Any] | None = None) -> list[DictRow]:
@@ -89,3 +94,12 @@ class Database:
     def execute(self, query: LiteralString, parameters: Mapping[str, Any] | None = None) -> int:
         """The number of rows a statement changed."""
         return self.run(lambda connection: connection.execute(query, parameters).rowcount)
+
+
+def _on(connection: Connection, work: Callable[[Connection], T]) -> T:
+    try:
+        return work(connection)
+    except psycopg.Error as error:
+        if is_connection_fault(error) and error.sqlstate not in _SAME_CONNECTION:
+            connection.close()  # a server that has become a standby keeps it open, and refuses every write on it
+        raise

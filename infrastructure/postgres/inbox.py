@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from core.errors import Conflict, TaskNotFound
+from core.errors import Conflict, StoreUnavailable, TaskNotFound
 from core.messages import TaskMessage
 from core.records import RunsOn, TaskRecord
 from core.states import TERMINAL_TASK_STATUSES, TaskStatus
@@ -76,18 +76,24 @@ class PostgresInbox:
                 "hint_interval": self._hint_interval,
             },
         )
-        found = self._db.row(self._tasks["get"], {"task_id": request.task_id})
+        if outcome is None:
+            raise StoreUnavailable("the acceptance was not answered")
+        full = outcome["waiting"] >= self._max_backlog
+        found: Mapping[str, Any] | None = outcome
+        if outcome["task_id"] is None:
+            found = self._db.row(self._tasks["get"], {"task_id": request.task_id})
         if found is None:
-            if outcome is not None and outcome["waiting"] >= self._max_backlog:
+            if full and request.task_type is not None:
                 raise BacklogFull(f"{outcome['waiting']} accepted tasks wait already; try again later")
             if request.task_type is None:
                 raise TaskNotFound(request.task_id)
             raise Conflict(f"job {request.job_id} is known and has no task {request.task_id}")
         task = rows.task(found)
         _check_same(request, task)
-        full = outcome is not None and not outcome["accepted"] and outcome["waiting"] >= self._max_backlog
-        if full and found["accepted_at"] is None and task.status in (TaskStatus.PENDING, TaskStatus.QUEUED):
-            raise BacklogFull("too many accepted tasks wait already; try again later")
+        if found["accepted_at"] is None and task.status in (TaskStatus.PENDING, TaskStatus.QUEUED):
+            if full:
+                raise BacklogFull(f"{outcome['waiting']} accepted tasks wait already; try again later")
+            raise StoreUnavailable(f"task {request.task_id} is being changed at this moment")
         return task
 
     def waiting(self, *, known: Sequence[str], limit: int) -> Sequence[TaskMessage]:

@@ -38,10 +38,15 @@ class PostgresOutboxStore:
         row = self._db.row(self._queries["next_due"], {"channels": [str(channel) for channel in channels]})
         return row["due_in"] if row is not None else None
 
-    def list_given_up(self, *, limit: int) -> Sequence[Mapping[str, Any]]:
-        """Messages that were given up undelivered, the latest first."""
-        return self._db.rows(self._queries["given_up"], {"limit": limit})
+    def list_given_up(self, channel: Channel, *, limit: int) -> Sequence[Mapping[str, Any]]:
+        """Messages of a channel that were given up undelivered, the latest first; of an address its host only."""
+        return self._db.rows(self._queries["given_up"], {"channel": str(channel), "limit": limit})
 
-    def replay(self, entry_id: int) -> bool:
-        """Make a given-up message due again, its age starting now; False when there is none of that number."""
-        return self._db.execute(self._queries["replay"], {"entry_id": entry_id}) > 0
+    def replay(self, channel: Channel, entry_ids: Sequence[int] | None) -> int:
+        """Make given-up messages due again, their age starting now; all of the channel when no numbers are given.
+
+        Returns:
+            how many became due.
+        """
+        numbers = list(entry_ids) if entry_ids is not None else None
+        return self._db.execute(self._queries["replay"], {"channel": str(channel), "entry_ids": numbers})

@@ -34,6 +34,7 @@ from infrastructure.postgres import rows
 from infrastructure.postgres.database import Connection, Database
 from infrastructure.postgres.jsonb import dumps, jsonb
 from infrastructure.postgres.queries import queries
+from infrastructure.postgres.task_steps import ClaimStep, CompleteStep, TaskSteps
 
 _MAX_DIRECT_ENTRIES = 2_000  # a larger fan-out is left to the relay's batches
 
@@ -73,6 +74,7 @@ class PostgresStateStore:
             "hold_functions": options.hold_for(Channel.FUNCTIONS),
             "worker_id": options.worker_id,
         }
+        self._steps = TaskSteps(database, self._common)
 
     def submit_job(self, submission: JobSubmission) -> tuple[JobRecord, Commit]:
         found = self._db.row(
@@ -255,38 +257,15 @@ class PostgresStateStore:
         return [rows.attempt(row) for row in self._db.rows(self._tasks["attempts"], {"task_id": task_id})]
 
     def claim_task(self, task_id: str, *, worker_id: str, lease: timedelta) -> Claim | NotClaimed:
-        named = {"task_id": task_id, "worker_id": worker_id, "lease": lease, "claim_key": uuid.uuid4()}
-
-        def work(connection: Connection) -> Mapping[str, Any] | None:
-            # The second statement answers for a first run of this very call whose answer was lost.
-            return (
-                connection.execute(self._tasks["claim"], named).fetchone()
-                or connection.execute(self._tasks["claimed_before"], named).fetchone()
-            )
-
-        found = self._db.run(work)
+        step = ClaimStep(task_id, worker_id, lease, uuid.uuid4())
+        found = self._steps.claim(step)
         if found is None:
-            return self._why_not_claimed(task_id)
+            # It may be this very call's: made, and its answer lost with the connection.
+            found = self._db.row(self._tasks["unclaimed"], {"task_id": task_id, "claim_key": step.claim_key})
+            if found is None or not found["is_ours"]:
+                return _not_claimed(found)
         task = rows.task(found)
         return Claim(task=task, attempt=task.attempt, worker_id=worker_id, lease=lease)
-
-    def _why_not_claimed(self, task_id: str) -> NotClaimed:
-        row = self._db.row(self._tasks["why_not_claimed"], {"task_id": task_id})
-        match row:
-            case None:
-                return NotClaimed(reason="no such task", known=False)
-            case {"status": "processing", "lease_is_live": True, "lease_owner": owner}:
-                return NotClaimed(reason=f"{owner} holds a live lease")
-            case {"status": "processing"}:
-                return NotClaimed(reason="its lease has run out and the sweeper has not requeued it yet")
-            case {"status": "pending" | "queued", "job_status": ("queued" | "processing"), "not_due": True}:
-                return NotClaimed(reason="it is not due yet")
-            case {"status": "pending" | "queued", "job_status": job_status}:
-                return NotClaimed(reason=f"its job is {job_status}")
-            case {"status": status}:
-                return NotClaimed(reason=f"it is already {status}")
-            case _:
-                raise AssertionError(row)
 
     def heartbeat(self, claim: Claim) -> ClaimSignal:
         return self._signal(claim, self._tasks["heartbeat"])
@@ -301,7 +280,8 @@ class PostgresStateStore:
         return ClaimSignal(cancel_requested=found["cancel_requested"])
 
     def complete_task(self, claim: Claim, result: Mapping[str, Any]) -> Commit:
-        return self._end(claim, "completed", self._tasks["complete"], {"result": jsonb(dict(result))})
+        found = self._steps.complete(CompleteStep(claim, dumps(dict(result))))
+        return self._ended(claim, "completed", found)
 
     def fail_task(self, claim: Claim, error: ErrorInfo, *, retry_in: timedelta | None) -> Commit:
         named: dict[str, Any] = {"error": jsonb(error.as_dict())}
@@ -319,7 +299,6 @@ class PostgresStateStore:
         return self._end(claim, "cancelled", self._tasks["cancel"], named)
 
     def _end(self, claim: Claim, outcome: str, query: LiteralString, extra: Mapping[str, Any]) -> Commit:
-        """Run an ending statement; when it finds a stale claim, see whether it is this very ending, repeated."""
         named = {
             **self._common,
             "task_id": claim.task_id,
@@ -327,13 +306,17 @@ class PostgresStateStore:
             **extra,
             "worker_id": claim.worker_id,
         }
-        found = self._db.rows(query, named)
+        return self._ended(claim, outcome, self._db.rows(query, named))
+
+    def _ended(self, claim: Claim, outcome: str, found: Sequence[Mapping[str, Any]]) -> Commit:
+        """What an ending left; when it found a stale claim, see whether it is this very ending, repeated."""
         if not found:
+            named = {"task_id": claim.task_id, "attempt": claim.attempt}
             ended = self._db.row(self._tasks["attempt_outcome"], named)
             if ended is None or ended["outcome"] != outcome:
                 raise ClaimLost(claim.task_id, claim.attempt)
             return Commit(applied=False)
-        return Commit(last_in_stage=found[0].get("remaining") == 0, messages=self._direct(found))
+        return Commit(last_in_stage=any(row.get("remaining") == 0 for row in found), messages=self._direct(found))
 
     def fail_waiting_task(self, task_id: str, error: ErrorInfo) -> Commit:
         found = self._db.rows(
@@ -352,3 +335,21 @@ class PostgresStateStore:
 
     def _direct(self, found: Sequence[Mapping[str, Any]]) -> Sequence[OutboxEntry]:
         return [entry for entry in rows.outbox_entries(found) if entry.channel in self._options.direct]
+
+
+def _not_claimed(row: Mapping[str, Any] | None) -> NotClaimed:
+    match row:
+        case None:
+            return NotClaimed(reason="no such task", known=False)
+        case {"status": "processing", "lease_is_live": True, "lease_owner": owner}:
+            return NotClaimed(reason=f"{owner} holds a live lease")
+        case {"status": "processing"}:
+            return NotClaimed(reason="its lease has run out and the sweeper has not requeued it yet")
+        case {"status": "pending" | "queued", "job_status": ("queued" | "processing"), "not_due": True}:
+            return NotClaimed(reason="it is not due yet")
+        case {"status": "pending" | "queued", "job_status": job_status}:
+            return NotClaimed(reason=f"its job is {job_status}")
+        case {"status": status}:
+            return NotClaimed(reason=f"it is already {status}")
+        case _:
+            raise AssertionError(row)

@@ -189,6 +189,7 @@ class BlobFile:
                 size=total,
                 version=str(properties.etag),
                 md5=bytes(md5) if md5 else None,
+                in_part=True,
                 chunks=self._chunks(stream.chunks()),
             )
 

@@ -15,7 +15,7 @@ from infrastructure.outbound import OutboundPolicy
 from infrastructure.storage.blob import SCHEME, BlobAccount, BlobDestination, BlobFile
 from infrastructure.storage.download import Download, DownloadLimits
 from infrastructure.storage.http_file import HttpFile, http_client
-from infrastructure.storage.range_file import RangeFile
+from infrastructure.storage.range_file import RangeFile, RemoteBlocks
 from infrastructure.storage.remote import RemoteFile, refused
 from infrastructure.storage.signatures import Signatures
 
@@ -108,11 +108,18 @@ class HandlerStorage:
         """See :meth:`core.storage.Storage.open`."""
         remote = self._file(address, field)
         with remote.open(0, None, length=1) as piece:
-            size, version = piece.size, piece.version
-        if size is None or version is None:
+            size, version, in_part = piece.size, piece.version, piece.in_part
+        if size is None or version is None or not in_part:
             raise refused(field, f"{remote.shown} cannot be read in parts", "SOURCE_NOT_SEEKABLE")
-        file = RangeFile(remote, size=size, version=version)
-        return RemoteReader(file=cast(Binary, file), name=remote.name, size=size, version=version, shown=remote.shown)
+        blocks = RemoteBlocks(remote, size=size, version=version)
+        return RemoteReader(
+            open=lambda: cast(Binary, RangeFile(blocks)),
+            failure=lambda: blocks.failure,
+            name=remote.name,
+            size=size,
+            version=version,
+            shown=remote.shown,
+        )
 
     def destination(self, address: str, *, field: str) -> Destination:
         """See :meth:`core.storage.Storage.destination`."""

@@ -145,6 +145,7 @@ class HttpFile:
             size=size,
             version=_validator(answer.headers),
             md5=_md5(answer.headers) if answer.status_code == 200 else None,
+            in_part=answer.status_code == 206,
             chunks=answer.iter_raw(),
         )
 

@@ -15,7 +15,7 @@ from core.storage import StorageRefused
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """An open answer.
+    """An open answer. ``in_part``: the server gave the part that was asked for, not the whole.
 
     ``start`` is the byte that ``chunks`` begin at: 0 when the file is no longer the version that was asked for, or when
     its server cannot begin elsewhere. ``md5`` is of the whole file, as its server knows it.
@@ -25,6 +25,7 @@ class Piece:
     size: int | None
     version: str | None
     md5: bytes | None
+    in_part: bool
     chunks: Iterator[bytes] = field(repr=False)
 
 

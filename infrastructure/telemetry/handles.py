@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Protocol
 
+from core.heartbeat import Renew
 from core.messages import JobMessage, Message, StageComplete, TaskEnded, TaskMessage
 from core.outcome import Failed, Outcome, Rejected, RetryLater
 from core.stopping import StopToken
@@ -16,9 +16,7 @@ from infrastructure.telemetry.tracing import Tracer
 class Handle(Protocol):
     """``CoreMachine.handle``."""
 
-    def __call__(
-        self, message: Message, *, stop: StopToken | None = None, renew: Callable[[], None] | None = None
-    ) -> Outcome: ...
+    def __call__(self, message: Message, *, stop: StopToken | None = None, renew: Renew | None = None) -> Outcome: ...
 
 
 class TracedHandle:
@@ -28,9 +26,7 @@ class TracedHandle:
         self._handle = handle
         self._tracer = tracer
 
-    def __call__(
-        self, message: Message, *, stop: StopToken | None = None, renew: Callable[[], None] | None = None
-    ) -> Outcome:
+    def __call__(self, message: Message, *, stop: StopToken | None = None, renew: Renew | None = None) -> Outcome:
         """Handle the message within its span."""
         name, attributes = _describe(message)
         with self._tracer.span(name, parent=message.traceparent, kind="consumer", attributes=attributes) as span:
@@ -53,9 +49,7 @@ class MeteredHandle:
         self._handle = handle
         self._metrics = metrics
 
-    def __call__(
-        self, message: Message, *, stop: StopToken | None = None, renew: Callable[[], None] | None = None
-    ) -> Outcome:
+    def __call__(self, message: Message, *, stop: StopToken | None = None, renew: Renew | None = None) -> Outcome:
         """Handle the message and count how it ended."""
         began = time.perf_counter()
         outcome = self._handle(message, stop=stop, renew=renew)

@@ -118,6 +118,16 @@ class Metrics:
                 ("settlements_lost", "Settlements that came too late."),
             ):
                 yield _by_worker(CounterMetricFamily, field, text, {name: r[field] for name, r in read.items()})
+            for field, text in (
+                ("redelivered", "Messages that were delivered before."),
+                ("lock_renewals", "Message locks renewed."),
+                ("lock_renewals_failed", "Lock renewals that could not reach the service."),
+                ("locks_lost", "Messages whose lock was lost before they were settled."),
+                ("connects", "Times the worker's source connected."),
+            ):
+                values = {name: r["details"][field] for name, r in read.items() if field in r.get("details", {})}
+                if values:
+                    yield _by_worker(CounterMetricFamily, field, text, values)
 
         self._register(collect)
 

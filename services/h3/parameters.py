@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from core.jobs import JobParameters
 from services.h3 import country_codes
 from services.h3.grid import Containment, Method
+from services.raster.parameters import SourceUrl
 
 Resolution = Annotated[int, Field(ge=0, le=15)]
 GridId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
@@ -184,7 +185,7 @@ class AggregateRaster(JobParameters):
     """Parameters of ``h3_raster_aggregation``."""
 
     grid_id: GridId = Field(description="A complete grid.")
-    source_url: str = Field(min_length=1, description="Path of a raster on this worker's mount.")
+    source_url: SourceUrl
     resolution: Resolution = Field(description="A resolution of the grid.")
     band: int = Field(default=1, ge=1, description="Band, counted from 1.")
     name: str | None = Field(

@@ -16,13 +16,15 @@ from pathlib import Path
 
 from core.docker_context import DockerTaskContext
 from core.errors import InvalidInput, PermanentError
-from core.storage import Fetched, storage_of
+from core.storage import Fetched, StorageRefused, storage_of
 from services.raster import archive, subdatasets, vrt
 from services.raster.errors import Code, RasterError
+from services.raster.gdal import MIB, driver_for
 from services.raster.source import Source, first_bytes, local_path, readable_file
 from services.raster.watch import StopRequested
 
-MIB = 2**20
+COPIED_UP_TO = 64 * MIB
+"""Remote files up to this size are copied even for a short look: one transfer beats many."""
 
 
 def source_of(
@@ -71,6 +73,27 @@ def source_of(
             f"subdataset: {source.name} has no variables to choose from; only netCDF and HDF files have",
         )
     return source
+
+
+def source_to_inspect(source_url: str, context: DockerTaskContext, *, subdataset: str | None = None) -> Source:
+    """As :func:`source_of`, for those who read little of it: a large remote GeoTIFF is read in pieces, not copied."""
+    storage = storage_of(context)
+    if not source_url.startswith("/vsi") and storage.is_remote(source_url) and subdataset is None:
+        try:
+            reader = storage.open(source_url, field="source_url")
+        except StorageRefused as error:
+            if error.code != "SOURCE_NOT_SEEKABLE":
+                raise
+        else:
+            if reader.size > COPIED_UP_TO and driver_for(reader.open().read(16)) == "GTiff":
+                return Source(
+                    address=reader.shown,
+                    path=_directory(context) / "in-pieces" / reader.name,
+                    name=reader.name,
+                    version=reader.version,
+                    reader=reader,
+                )
+    return source_of(source_url, context, subdataset=subdataset)
 
 
 @contextmanager

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import unquote, urlsplit
 
+from core.storage import RemoteReader
 from services.raster.errors import Code, RasterError
 from services.raster.gdal import MIB, SOURCE_FORMATS, driver_for, gdal_errors, gdal_messages, judged_here
 from services.raster.tiff_layout import first_directory_offset
@@ -45,6 +46,7 @@ class Source:
         version: changes when the content behind ``address`` does.
         driver: the one GDAL driver that may open it; None: the one of ``SOURCE_FORMATS`` that its first bytes name.
         file_bytes: bytes of pixels on disk, when the file at ``path`` is not all there is (a checked VRT).
+        reader: what it is read through, when it is not on this machine; ``path`` is only a name then.
     """
 
     address: str
@@ -53,6 +55,7 @@ class Source:
     version: str
     driver: str | None = None
     file_bytes: int | None = None
+    reader: RemoteReader | None = None
 
     @classmethod
     def of_file(cls, path: Path) -> Source:
@@ -68,6 +71,8 @@ class Source:
     @property
     def size(self) -> int:
         """Bytes on disk."""
+        if self.reader is not None:
+            return self.reader.size
         return self.path.stat().st_size if self.file_bytes is None else self.file_bytes
 
 
@@ -134,6 +139,9 @@ def open_source(source: Source) -> Iterator[DatasetReader]:
     """
     import rasterio
 
+    if source.reader is not None:
+        yield from _opened_remotely(source, source.reader)
+        return
     path, name = source.path, source.name
     size = readable_file(path)
     head = first_bytes(path)
@@ -149,6 +157,35 @@ def open_source(source: Source) -> Iterator[DatasetReader]:
             _refuse_lost_directory_entries(name, messages)
             check_claims(dataset, name, source.size)
             yield dataset
+
+
+def _opened_remotely(source: Source, reader: RemoteReader) -> Iterator[DatasetReader]:
+    """As :func:`open_source`; a read that failed on the way is the error, whatever GDAL made of it."""
+    import rasterio
+
+    def opener(_: object, mode: str = "rb") -> BinaryIO:  # noqa: ARG001 - what rasterio calls it with
+        return reader.open()
+
+    head = reader.open().read(16)
+    driver = driver_for(head)
+    try:
+        if driver is None:
+            raise not_taken(source.name, head)
+        with judged_here(), gdal_messages() as messages:
+            try:
+                dataset = rasterio.open(source.name, driver=driver, opener=opener)
+            except gdal_errors() as error:
+                raise _why_not_opened(source.name, head, driver, reader.size, str(error)) from error
+            with dataset:
+                _refuse_lost_directory_entries(source.name, messages)
+                check_claims(dataset, source.name, reader.size)
+                yield dataset
+    except RasterError as error:
+        if (failure := reader.failure()) is not None:
+            raise failure from error
+        raise
+    if (failure := reader.failure()) is not None:
+        raise failure
 
 
 def first_bytes(path: Path) -> bytes:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from core.docker_context import DockerTaskContext
-from services.raster.acquire import source_of, tidied
+from services.raster.acquire import source_of, source_to_inspect, tidied
 from services.raster.cog import Cog, Order, Workplace, clear_scratch, create_cog
 from services.raster.cog_options import options_for
 from services.raster.footprint import footprint
@@ -37,7 +37,7 @@ from services.raster.watch import StopRequested
 def run_validation(params: ValidateRaster, context: DockerTaskContext) -> dict[str, Any]:
     """``validate_raster``: the facts of a raster, or a refusal."""
     with gdal_environment(), tidied(context):
-        source = source_of(params.source_url, context, subdataset=params.subdataset)
+        source = source_to_inspect(params.source_url, context, subdataset=params.subdataset)
         validation = validate(source, input_crs=params.input_crs)
     context.report_progress(100, f"valid: {validation.detection.detected_type.value}")
     return {"success": True, **validation.as_dict()}

@@ -13,6 +13,7 @@ import logging
 import platform
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ from infrastructure.postgres.embedded import EmbeddedPostgres
 from infrastructure.postgres.migrations import migrate
 
 started_at: dict[str, float] = {}
+about_to_end = threading.Event()
 
 
 class Noop(JobParameters):
@@ -57,6 +59,7 @@ class NoopJob(JobDefinition[Noop]):
         return [TaskPlan(parameters={})] * (parameters.n if stage.number == 1 else 1)
 
     def finalize(self, parameters: Noop, results: Any) -> dict[str, Any]:
+        about_to_end.set()
         return {"tasks": len(results)}
 
 
@@ -84,12 +87,15 @@ def running(url: str, data: Path, threads: int) -> Iterator[Application]:
 
 
 def wait(application: Application, job_id: str) -> None:
+    """Until the job has ended; asks the database nothing before its end is near."""
+    about_to_end.wait()
     while True:
         job = application.store.get_job(job_id)
         assert job is not None
         if job.status in TERMINAL_JOB_STATUSES:
+            about_to_end.clear()
             return
-        time.sleep(0.002)
+        time.sleep(0.001)
 
 
 def floor(url: str, tasks: int = 300) -> float:
@@ -119,6 +125,21 @@ def throughput(application: Application, tasks: int) -> float:
     submitted = application.machine.submit_job("noop", {"n": tasks, "tag": str(began)})
     wait(application, submitted.job.job_id)
     return tasks / (time.perf_counter() - began)
+
+
+def in_memory(tasks: int) -> float:
+    """Tasks a second of the test kit: store, queue and handler in one thread, from submit to the job's end."""
+    from testing import create_workbench
+
+    bench = create_workbench(
+        jobs=JobRegistry((NoopJob(),)), handlers=HandlerRegistry((HandlerSpec(task_type="noop", handler=noop),))
+    )
+    began = time.perf_counter()
+    assert bench.finish(bench.submit("noop", {"n": tasks}).job_id).succeeded
+    took = time.perf_counter() - began
+    bench.close()
+    about_to_end.clear()
+    return tasks / took
 
 
 def latency(application: Application, times: int) -> list[float]:
@@ -173,6 +194,14 @@ def procrastinate_figures(url: str, tasks: int, times: int) -> dict[str, Any]:
     return asyncio.run(measure())
 
 
+def written(url: str) -> int:
+    """How many transactions have written so far."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        row = connection.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint").fetchone()
+        assert row is not None
+        return int(row[0])
+
+
 def fresh(server: str, name: str) -> str:
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)".encode())
@@ -190,7 +219,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tasks", type=int, default=1000)
-    parser.add_argument("--threads", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=8)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         server = EmbeddedPostgres(Path(directory) / "postgres")
@@ -199,7 +228,9 @@ def main() -> None:
         floors = [floor(url)]
         with running(url, Path(directory), options.threads) as application:
             throughput(application, 200)
+            before, cpu = written(url), time.process_time()
             rate, rates = median_of(options.rounds, lambda: throughput(application, options.tasks))
+            commits, cpu = written(url) - before, time.process_time() - cpu
             delays = sorted(latency(application, 100))
         floors.append(floor(url))
         peer_url = fresh(address, "peer")
@@ -219,6 +250,9 @@ def main() -> None:
                 "tasks_per_second": {"median": round(rate), "rounds": [round(value) for value in rates]},
                 "fan_out_seconds": round(options.tasks / rate, 3),
                 "ratio_to_floor": round(rate / floor_rate, 2),
+                "commits_per_task": round(commits / (options.rounds * options.tasks), 2),
+                "own_cpu_ms_per_task": round(1000 * cpu / (options.rounds * options.tasks), 3),
+                "in_memory_tasks_per_second": round(max(in_memory(2000) for _ in range(options.rounds))),
                 "latency_ms": {"p50": round(delays[50], 2), "p99": round(delays[98], 2)},
                 "peer_tasks_per_second": round(peer_rate),
                 "peer_ratio_to_floor": round(peer_rate / floor_rate, 2),

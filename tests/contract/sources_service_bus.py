@@ -10,7 +10,7 @@ from testing.emulator import EmulatorConfig, QueueConfig, ServiceBusEmulator
 from tests.contract.sources import LOCK, MAX_DELIVERIES, DeadLettered, SourceHarness
 from transports.base import TaskDispatcher, TaskSource
 from transports.service_bus import ServiceBusDispatcher, ServiceBusSource
-from transports.service_bus_connection import ServiceBusConnection
+from transports.service_bus.connection import ServiceBusConnection
 
 QUEUE = "contract"
 
@@ -25,7 +25,11 @@ class ServiceBusHarness(SourceHarness):
         queue = QueueConfig(name=QUEUE, lock_duration=LOCK, max_delivery_count=MAX_DELIVERIES)
         began = time.time()
         self.emulator = ServiceBusEmulator(EmulatorConfig(queues=(queue,)), clock=lambda: began).start()
-        self._connection = ServiceBusConnection(connection_string=self.emulator.connection_string, try_timeout=5)
+        self._connection = ServiceBusConnection(
+            connection_string=self.emulator.connection_string,
+            try_timeout=5,
+            options={"keep_alive": 0, "socket_timeout": 0.02},  # no second of sleep when a sender closes; shorter reads
+        )
         self._dispatcher = ServiceBusDispatcher(self._connection, QUEUE)
 
     def source(self) -> TaskSource:

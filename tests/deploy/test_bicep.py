@@ -177,6 +177,18 @@ def test_the_lock_outlives_several_heartbeats() -> None:
     assert lock.total_seconds() >= 3 * Settings.from_env({}).heartbeat_seconds
 
 
+def test_outputs_go_to_a_container_that_is_there_and_may_be_written() -> None:
+    container = literal(properties(MAIN.of("var")["commonSettings"].body)["OUTPUT_URL"])
+    storage = FILES["modules/storage.bicep"]
+    assert container == f"az://{literal(properties(storage.of('resource')['outputs'].node)['name'])}"
+    writers = {
+        text(one.node).split("guid(")[1].split(",")[1].strip()
+        for _, one, role, scope in assignments()
+        if role == "Storage Blob Data Contributor" and scope == "outputs"
+    }
+    assert writers == {"workerPrincipalId", "functionPrincipalId"}
+
+
 def test_every_queue_is_watched_for_dead_letters() -> None:
     bicep = FILES["modules/servicebus.bicep"]
     alert = text(bicep.of("resource")["deadLetters"].node)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from compose_support import FOLDER, MissingVariable, environment_file, raw, serv
 
 from app.settings import Settings
 from testing.emulator.config import load_config
+from tests.azurite import KEY, azurite
 
 EXAMPLE = environment_file(FOLDER / "compose.env.example")
 PROFILES = ("service_bus", "http_trigger")
@@ -137,6 +139,34 @@ def test_the_wait_ends_when_the_url_answers_and_gives_up_in_time() -> None:
     ended = subprocess.run([sys.executable, script, url, "0.2"], capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert url in ended.stderr
+
+
+def test_containers_are_made_once(tmp_path: Path) -> None:
+    script = FOLDER / "compose" / "make_containers.py"
+    environment = services("service_bus", EXAMPLE)["azurite-containers"]["environment"]
+    assert environment["BLOB_ACCOUNT_KEY"] == KEY
+    with azurite(tmp_path) as blob:
+        environment = {"BLOB_ACCOUNT_URL": blob.account_url, "BLOB_ACCOUNT_KEY": environment["BLOB_ACCOUNT_KEY"]}
+        said = [
+            subprocess.run(
+                [sys.executable, script, "sources", "outputs"],
+                env={**os.environ, **environment},
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout.split()
+            for _ in range(2)
+        ]
+    assert said == [["made", "sources", "made", "outputs"], ["sources", "is", "there", "outputs", "is", "there"]]
+
+
+def test_the_container_of_outputs_is_made() -> None:
+    for profile in PROFILES:
+        found = services(profile, EXAMPLE)
+        made = found["azurite-containers"]["command"]
+        for service in found.values():
+            if "OUTPUT_URL" in service.get("environment", {}):
+                assert service["environment"]["OUTPUT_URL"].removeprefix("az://") in made
 
 
 def test_substitution_is_that_of_compose() -> None:

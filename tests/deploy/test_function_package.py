@@ -52,11 +52,12 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def index(archive: Path, folder: Path, environment: dict[str, str]) -> Any:
+def index(archive: Path, folder: Path, environment: dict[str, str], site_packages: list[str] | None = None) -> Any:
     """Import the unpacked zip as the host's worker does: nothing of this project but the zip is on the path."""
+    libraries = site.getsitepackages() if site_packages is None else site_packages
     with zipfile.ZipFile(archive) as opened:
         opened.extractall(folder)
-    start = f"import sys; sys.path[:0] = [{str(folder)!r}]; sys.path += {site.getsitepackages()!r}\n{INDEX}"
+    start = f"import sys; sys.path[:0] = [{str(folder)!r}]; sys.path += {libraries!r}\n{INDEX}"
     clean = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     ended = subprocess.run(
         [sys.executable, "-S", "-E", "-P", "-c", start],
@@ -142,3 +143,15 @@ def test_the_hosts_settings_fit_how_messages_are_settled() -> None:
     assert bus["prefetchCount"] == 0
     assert bus["maxAutoLockRenewalDuration"] >= host["functionTimeout"]
     assert host["extensions"]["http"]["routePrefix"] == ""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(
+    sys.version_info[:2] != (3, 11) or sys.platform != "linux", reason="wheels are for the host's Python"
+)
+def test_a_vendored_zip_wants_nothing_else(tmp_path: Path) -> None:
+    vendored = package.write_zip(tmp_path / "vendored.zip", vendor=True)
+    unpacked = tmp_path / "unpacked"
+    found = index(vendored, unpacked, example(), [str(unpacked / package.VENDORED)])
+    assert "jobs" in found["functions"]

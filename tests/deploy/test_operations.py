@@ -121,9 +121,13 @@ def test_commands_exist_and_take_these_options(line: str) -> None:
 def test_paths_are_those_of_the_application(settings: Settings, database_url: str) -> None:
     asked = set(re.findall(r"(?:\$URL|azurewebsites\.net)(/[\w/.-]+)", "\n".join(SHELL)))
     asked |= set(re.findall(r"`(?:GET |POST )(/[\w/{}.-]+)`", PAGE)) | set(re.findall(r"`(/\w+)`", PAGE))
-    mode = {"docker_orchestration_mode": OrchestrationMode.HTTP_TRIGGER, "docker_worker_url": "http://127.0.0.1:9"}
+    http = {"docker_orchestration_mode": OrchestrationMode.HTTP_TRIGGER, "docker_worker_url": "http://127.0.0.1:9"}
+    queues = {
+        "docker_orchestration_mode": OrchestrationMode.SERVICE_BUS,
+        "service_bus_fqdn": "x.servicebus.windows.net",
+    }
     served: list[re.Pattern[str]] = []
-    for role in (Role.ORCHESTRATOR, Role.WORKER):
+    for role, mode in ((Role.ORCHESTRATOR, http), (Role.WORKER, http), (Role.ORCHESTRATOR, queues)):
         wired = compose(settings.model_copy(update=mode), role, database_url=database_url)
         served += [route.path_regex for route in create_app(wired).routes]  # type: ignore[attr-defined]
         wired.lifecycle.drain()

@@ -27,6 +27,7 @@ STAND_INS = {
     "SERVICE_BUS_FQDN": "x.servicebus.windows.net",
     "ServiceBusConnection__fullyQualifiedNamespace": "x.servicebus.windows.net",
     "DOCKER_WORKER_URL": "https://worker.example.org",
+    "BLOB_ACCOUNT_URL": "https://account.blob.core.windows.net/",
     "CALLBACK_URL": "https://functions.example.org/api/task/callback",
 }
 """Values in the place of what Azure says at deployment; the names come from the files."""

@@ -5,10 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
@@ -19,7 +17,7 @@ from app.api.application import create_app
 from app.composition import Application, Role, compose
 from app.settings import OrchestrationMode, Settings
 from core.states import TERMINAL_JOB_STATUSES
-from infrastructure.callbacks import CallbackRefused, CallbackVerifier
+from tests.http_support import Receiver, receivers
 
 SECRET = "whsec_" + base64.b64encode(b"a secret of some length for tests").decode()
 
@@ -187,81 +185,24 @@ def test_a_draining_worker_accepts_nothing_and_says_so(client: TestClient, worke
     assert worker.store.get_task("s-1") is None
 
 
-class Receiver:
-    """A callback endpoint on loopback that answers as told and keeps what it got."""
-
-    def __init__(self, answers: list[int]) -> None:
-        self.got: list[tuple[bytes, dict[str, str]]] = []
-        self.acknowledged = threading.Event()
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                receiver.got.append((body, dict(self.headers)))
-                status = answers[min(len(receiver.got), len(answers)) - 1]
-                self.send_response(status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                if status == 200:
-                    receiver.acknowledged.set()
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/done"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
 @pytest.fixture
-def receiver() -> Iterator[Callable[[list[int]], Receiver]]:
-    made: list[Receiver] = []
-
-    def make(answers: list[int]) -> Receiver:
-        made.append(Receiver(answers))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
-
-
-def test_a_callback_is_sent_until_it_is_acknowledged_signed_each_time(
-    client: TestClient, worker: Application, receiver: Callable[[list[int]], Receiver]
-) -> None:
-    target = receiver([500, 302, 200])
-    answer = start(client, task_id="c-1", task_type="hello_world_greeting", params={}, callBackUri=target.url)
-    assert answer.status_code == 202, answer.text
-    assert target.acknowledged.wait(30)
-    ended(client, "c-1")
-    assert len(target.got) == 3
-    verifier = CallbackVerifier([SECRET])
-    body, headers = target.got[-1]
-    assert verifier.verify(body, headers)
-    assert not verifier.verify(body, headers)  # the same delivery again
-    with pytest.raises(CallbackRefused):
-        verifier.verify(body.replace(b"c-1", b"c-2"), headers)
-    told = json.loads(body)
-    assert (told["task_id"], told["status"], told["statusCode"]) == ("c-1", "completed", "200")
-    assert told["output"]["result"]["greeting"].startswith("Hello")
-    assert {dict(h)["webhook-id"] for _, h in target.got} == {"msg_c-1"}
+def receiver() -> Iterator[Callable[..., Receiver]]:
+    with receivers() as make:
+        yield make
 
 
 def test_a_failed_task_calls_back_with_what_data_factory_reads(
-    client: TestClient, receiver: Callable[[list[int]], Receiver], tmp_path: os.PathLike[str]
+    client: TestClient, receiver: Callable[..., Receiver], tmp_path: os.PathLike[str]
 ) -> None:
-    target = receiver([200])
+    target = receiver(200)
     params = {"source_url": f"{tmp_path}/data/nothing.tif"}
-    start(client, task_id="c-2", task_type="validate_raster", params=params, callback_url=target.url)
+    start(client, task_id="c-2", task_type="validate_raster", params=params, callBackUri=target.url)
     assert target.acknowledged.wait(30)
-    told = json.loads(target.got[0][0])
+    told = json.loads(target.got[0].body)
     assert (told["status"], told["statusCode"]) == ("failed", "500")
     assert told["error"]["ErrorCode"] == "FILE_NOT_FOUND"
+    assert told["error"]["Message"]
+    assert told["output"] == {"task_id": "c-2", "status": "failed", "result": {}}
 
 
 def test_delete_cancels(client: TestClient, worker: Application) -> None:

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,58 +13,7 @@ import pytest
 
 from services.raster import sample_raster
 from testing.emulator import ServiceBusEmulator
-
-ROOT = Path(__file__).parents[2]
-MAIN = "from app.cli import main; main()"
-COMMON = {"LOG_FORMAT": "json", "SWEEP_SECONDS": "1", "SHUTDOWN_GRACE_SECONDS": "5", "RETRY_BASE_SECONDS": "0.1"}
-
-
-class Process:
-    """One geoworker process and the address it listens on."""
-
-    def __init__(self, *arguments: str, environment: dict[str, str], log: Path) -> None:
-        self._log = log
-        self._out = log.open("wb")
-        clean = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "TMPDIR")}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", MAIN, *arguments, "--port", "0"],
-            cwd=ROOT,
-            env={**clean, **COMMON, **environment},
-            stdout=self._out,
-            stderr=subprocess.STDOUT,
-        )
-        self.url = self._wait_for_address()
-
-    def _wait_for_address(self) -> str:
-        deadline = time.monotonic() + 40
-        while time.monotonic() < deadline:
-            for line in self._log.read_text().splitlines():
-                if "listens on http://" in line:
-                    return "http://" + line.split("http://")[1].split()[0]
-            assert self.process.poll() is None, self._log.read_text()
-            time.sleep(0.05)
-        raise AssertionError(self._log.read_text())
-
-    def stop(self) -> int:
-        """SIGTERM, and the exit code."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            code = self.process.wait(30)
-        finally:
-            self.process.kill()
-            self._out.close()
-        return code
-
-
-def wait_ready(url: str) -> None:
-    deadline = time.monotonic() + 40
-    while time.monotonic() < deadline:
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"{url}/readyz").status_code == 200:
-                return
-        time.sleep(0.1)
-    raise AssertionError(httpx.get(f"{url}/health").text)
+from tests.geoworker_process import Process, wait_ready
 
 
 def run_job(url: str, job_type: str, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -175,23 +120,3 @@ def test_the_same_job_ends_in_the_same_state_in_every_mode(request: pytest.Fixtu
             assert smoke["result"]["greeted"] == 3
     assert states["service_bus"] == states["in_memory"]
     assert states["http_trigger"] == states["in_memory"]
-
-
-def test_the_worker_in_http_mode_never_imports_the_queue_sdk(database_url: str, tmp_path: Path) -> None:
-    code = (
-        "import sys; from app.settings import Settings; from app.composition import compose, Role;"
-        "from app.api.application import create_app;"
-        "a = compose(Settings.from_env(), Role.WORKER); create_app(a); a.lifecycle.drain();"
-        "bad = [m for m in sys.modules if m.startswith(('azure.servicebus', 'testing', 'azure.functions'))];"
-        "sys.exit(str(bad) if bad else 0)"
-    )
-    environment = {
-        "PATH": os.environ["PATH"],
-        "DATABASE_URL": database_url,
-        "DATA_DIR": str(tmp_path),
-        "DOCKER_ORCHESTRATION_MODE": "http_trigger",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr

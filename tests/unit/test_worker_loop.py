@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -112,3 +113,24 @@ def test_a_stop_ends_a_long_poll_at_once_and_reaches_the_running_task() -> None:
     assert worker.join(5)
     assert reasons == [StopReason.DRAIN]
     assert not worker.status()["running"]
+
+
+def test_a_message_fetched_as_the_worker_stops_is_given_back_untouched() -> None:
+    queue = InMemoryQueue()
+    queue.put(encode(JobMessage(job_id="a", job_type="t")))
+    stop = StopToken()
+
+    class StopsMeanwhile(InMemorySource):
+        def receive(self, timeout: timedelta) -> Any:
+            delivery = super().receive(timeout)
+            stop.request(StopReason.DRAIN)
+            return delivery
+
+    def handle(message: Message, *, stop: StopToken | None = None, renew: Callable[[], None] | None = None) -> Outcome:
+        raise AssertionError("nothing starts after a stop")
+
+    status = LoopStatus()
+    with StopsMeanwhile(queue) as source:
+        serve(source, handle, stop, status)
+        assert (len(queue), queue.locked) == (1, 0)  # there at once for another worker, not when a lock runs out
+    assert (status.messages_processed, status.last_error) == (0, None)

@@ -78,6 +78,16 @@ resource functionReadsSources 'Microsoft.Authorization/roleAssignments@2022-04-0
   }
 }
 
+resource functionWritesOutputs 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
+  name: guid(outputs.id, functionPrincipalId, blobDataContributor)
+  scope: outputs
+  properties: {
+    principalId: functionPrincipalId
+    principalType: 'ServicePrincipal'
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', blobDataContributor)
+  }
+}
+
 resource files 'Microsoft.Storage/storageAccounts@2024-01-01' = {
   name: filesName
   location: location
@@ -142,6 +152,7 @@ resource functionOwnsHost 'Microsoft.Authorization/roleAssignments@2022-04-01' =
   }
 }
 
+output blobUrl string = data.properties.primaryEndpoints.blob
 output filesName string = files.name
 output shareName string = share.name
 output packageContainerUrl string = '${host.properties.primaryEndpoints.blob}${package.name}'

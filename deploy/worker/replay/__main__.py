@@ -35,6 +35,9 @@ HERE = Path(__file__).resolve().parent
 CONTEXT = HERE.parents[2]
 DOCKERFILE = HERE.parent / "Dockerfile"
 DRIVERS = HERE.parent / "gdal-drivers.txt"
+SAMPLE = CONTEXT / "services" / "raster" / "sample" / "RGB.byte.tif"
+RASTER = "/mounts/etl-temp/RGB.byte.tif"
+"""On the mount: a worker reads sources from nowhere else of its disk."""
 _DRIVERS = """
 import rasterio
 with rasterio.Env() as env:
@@ -80,6 +83,7 @@ def replay(directory: Path, *, write_drivers: bool) -> None:
     elif drivers != DRIVERS.read_text(encoding="utf-8"):
         sys.exit(f"the image's GDAL is another than {DRIVERS.name} tells; see `--write-drivers`\n{drivers}")
     print(f"built in {time.monotonic() - began:.0f} s; {len(drivers.splitlines()) - 1} GDAL drivers", flush=True)
+    shutil.copy(SAMPLE, image.root.path / RASTER.lstrip("/"))
     _run_modes(image, directory)
     print(f"replayed in {time.monotonic() - began:.0f} s")
 
@@ -103,8 +107,7 @@ def _http_trigger(image: Image, directory: Path, common: dict[str, str]) -> None
         worker.wait_for("/livez", 200)
         worker.wait_for("/readyz", 200)
         worker.probe()
-        raster = "/opt/geoworker/lib/python3.11/site-packages/services/raster/sample/RGB.byte.tif"
-        task = {"task_id": "replay-1", "task_type": "validate_raster", "params": {"source_url": raster}}
+        task = {"task_id": "replay-1", "task_type": "validate_raster", "params": {"source_url": RASTER}}
         status, answer = worker.call("/task/start", task)
         if status != 202:
             worker.fail(f"POST /task/start answered {status}: {answer}")
@@ -130,8 +133,7 @@ def _service_bus(image: Image, directory: Path, common: dict[str, str]) -> None:
         for container in running.values():
             container.wait_for("/readyz", 200)
         front = running["orchestrator"]
-        raster = "/opt/geoworker/lib/python3.11/site-packages/services/raster/sample/RGB.byte.tif"
-        status, answer = front.call("/api/jobs/submit/process_raster_docker", {"source_url": raster})
+        status, answer = front.call("/api/jobs/submit/process_raster_docker", {"source_url": RASTER})
         if status not in (200, 201, 202):
             front.fail(f"the job was refused with {status}: {answer}")
         deadline = time.monotonic() + 60

@@ -1,5 +1,7 @@
 -- name: accept
--- One statement for both kinds: a planned task is marked as accepted, an ad-hoc one is made with a job of its own.
+-- One statement for both kinds: a planned task is marked as accepted, an ad-hoc one is made with a job of its own. One
+-- row comes back: how many wait, and the task as it is now; without a task when there is none, or when another
+-- transaction makes it at this moment.
 WITH backlog AS (
     SELECT count(*) AS waiting FROM app.tasks WHERE status IN ('pending', 'queued') AND accepted_at IS NOT NULL
 ), planned AS (
@@ -11,7 +13,7 @@ WITH backlog AS (
       AND (%(task_type)s::text IS NULL OR t.task_type = %(task_type)s)
       AND (%(job_id)s::text IS NULL OR t.job_id = %(job_id)s)
       AND (%(parameters)s::jsonb IS NULL OR t.parameters = %(parameters)s::jsonb)
-    RETURNING t.task_id
+    RETURNING t.*
 ), job AS (
     INSERT INTO app.jobs (job_id, fingerprint, job_type, status, stage, total_stages, parameters, failure_policy,
                           submitted_by, traceparent, started_at, next_hint_at)
@@ -32,10 +34,14 @@ WITH backlog AS (
     SELECT %(task_id)s, job_id, 'single_task', %(task_type)s, 1, 0, 'docker', 'queued', %(adhoc_parameters)s::jsonb,
            %(max_attempts)s, %(callback_url)s, traceparent, now(), now() + %(hint_interval)s
     FROM job
-    RETURNING task_id
+    RETURNING *
+), found AS (
+    SELECT true AS accepted, planned.* FROM planned
+    UNION ALL SELECT true, adhoc.* FROM adhoc
+    UNION ALL SELECT false, t.* FROM app.tasks t
+              WHERE t.task_id = %(task_id)s AND NOT EXISTS (SELECT 1 FROM planned)
 )
-SELECT (SELECT waiting FROM backlog) AS waiting,
-       EXISTS (SELECT 1 FROM planned) OR EXISTS (SELECT 1 FROM adhoc) AS accepted
+SELECT backlog.waiting, found.* FROM backlog LEFT JOIN found ON true
 
 -- name: waiting
 SELECT task_id, job_id, job_type, task_type, stage, task_index, attempt, traceparent FROM app.tasks

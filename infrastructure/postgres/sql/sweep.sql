@@ -1,10 +1,12 @@
 -- name: expired
 -- Executions whose lease has run out: their worker died, or was cut off for longer than the lease.
-SELECT t.task_id, t.attempt, t.lease_owner, t.failures, t.failures + 1 >= t.max_attempts AS exhausted,
+-- The page after (%(after)s, %(after_id)s).
+SELECT t.task_id, t.attempt, t.lease_owner, t.lease_expires_at, t.failures, t.failures + 1 >= t.max_attempts AS exhausted,
        j.status NOT IN ('queued', 'processing') AS unwanted
 FROM app.tasks t JOIN app.jobs j USING (job_id)
 WHERE t.status = 'processing' AND t.lease_expires_at < now()
-ORDER BY t.lease_expires_at
+  AND (t.lease_expires_at, t.task_id) > (%(after)s::timestamptz, %(after_id)s)
+ORDER BY t.lease_expires_at, t.task_id
 LIMIT %(limit)s
 
 -- name: requeue_expired

@@ -16,22 +16,13 @@ SELECT stage, status, count(*) AS n FROM app.tasks WHERE job_id = %(job_id)s GRO
 -- name: attempts
 SELECT * FROM app.task_attempts WHERE task_id = %(task_id)s ORDER BY attempt
 
--- name: claim
-UPDATE app.tasks t
-SET status = 'processing', attempt = attempt + 1, lease_owner = %(worker_id)s, lease_expires_at = now() + %(lease)s,
-    claim_key = %(claim_key)s, execute_after = NULL, started_at = now(), updated_at = now()
-FROM app.jobs j
-WHERE t.task_id = %(task_id)s AND t.status IN ('pending', 'queued')
-  AND (t.execute_after IS NULL OR t.execute_after <= now())
-  AND j.job_id = t.job_id AND j.status = 'processing'
-RETURNING t.*
+-- name: claim_and_complete
+SELECT (s.claimed).*, s.done_id, s.done_attempt, s.remaining, s.entry_id, s.channel, s.message, s.entry_created_at
+FROM app.claim_and_complete(%(claims)s, %(completions)s, %(hold_jobs)s, %(hold_callbacks)s) s
 
--- name: claimed_before
-SELECT * FROM app.tasks WHERE task_id = %(task_id)s AND claim_key = %(claim_key)s AND status = 'processing'
-
--- name: why_not_claimed
-SELECT t.status, t.lease_owner, t.lease_expires_at > now() AS lease_is_live, t.execute_after > now() AS not_due,
-       j.status AS job_status
+-- name: unclaimed
+SELECT t.*, t.status = 'processing' AND t.claim_key = %(claim_key)s AS is_ours, t.lease_expires_at > now() AS lease_is_live,
+       t.execute_after > now() AS not_due, j.status AS job_status
 FROM app.tasks t JOIN app.jobs j USING (job_id)
 WHERE t.task_id = %(task_id)s
 
@@ -48,36 +39,6 @@ WHERE t.task_id = %(task_id)s AND t.attempt = %(attempt)s AND t.status = 'proces
 
 -- name: attempt_outcome
 SELECT outcome FROM app.task_attempts WHERE task_id = %(task_id)s AND attempt = %(attempt)s
-
--- name: complete
-WITH ended AS (
-    UPDATE app.tasks
-    SET status = 'completed', result_data = %(result)s, error_details = NULL, lease_owner = NULL,
-        lease_expires_at = NULL, finished_at = now(), updated_at = now()
-    WHERE task_id = %(task_id)s AND attempt = %(attempt)s AND status = 'processing'
-    RETURNING task_id, job_id, job_type, stage, attempt, started_at, callback_url, traceparent
-), history AS (
-    INSERT INTO app.task_attempts (task_id, attempt, worker_id, outcome, started_at)
-    SELECT task_id, attempt, %(worker_id)s, 'completed', started_at FROM ended
-), counted AS (
-    UPDATE app.stages s
-    SET remaining = s.remaining - 1, finished_at = CASE WHEN s.remaining = 1 THEN now() END
-    FROM ended e WHERE s.job_id = e.job_id AND s.stage = e.stage
-    RETURNING s.remaining
-), lights_out AS (
-    INSERT INTO app.outbox (channel, message, job_id, available_at)
-    SELECT 'jobs', app.stage_message(job_id, job_type, stage, %(worker_id)s, traceparent), job_id,
-           now() + %(hold_jobs)s
-    FROM ended, counted WHERE counted.remaining = 0
-    RETURNING entry_id, channel, message, created_at
-), called AS (
-    INSERT INTO app.outbox (channel, message, job_id, task_id, available_at)
-    SELECT 'callbacks', app.ended_message(task_id, job_id, traceparent), job_id, task_id, now() + %(hold_callbacks)s
-    FROM ended WHERE callback_url IS NOT NULL
-    RETURNING entry_id, channel, message, created_at
-)
-SELECT counted.remaining, e.* FROM counted
-LEFT JOIN (SELECT * FROM lights_out UNION ALL SELECT * FROM called) e ON true
 
 -- name: retry
 WITH ended AS (

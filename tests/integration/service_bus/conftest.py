@@ -17,10 +17,11 @@ from core.messages import TaskMessage, encode
 from core.retry import Backoff
 from testing.emulator import EmulatorConfig, QueueConfig, ServiceBusEmulator
 from transports.service_bus import ServiceBusDelivery, ServiceBusDispatcher, ServiceBusSource, SourceOptions
-from transports.service_bus_connection import ServiceBusConnection
+from transports.service_bus.connection import ServiceBusConnection
 
 QUEUE = "long-running-tasks"
 LOCK = timedelta(seconds=30)
+QUICK = {"keep_alive": 0, "socket_timeout": 0.02}  # no second of sleep when a sender closes; shorter reads
 
 
 def task(number: int = 1) -> TaskMessage:
@@ -35,19 +36,23 @@ class Bench:
     closing: ThreadPoolExecutor
     opened: list[ServiceBusSource | ServiceBusDispatcher] = field(default_factory=list)
 
-    def connection(self, *, try_timeout: float = 1.0, settlement_timeout: float = 1.0) -> ServiceBusConnection:
+    def connection(self, *, open_timeout: float = 30.0) -> ServiceBusConnection:
         return ServiceBusConnection(
             connection_string=self.emulator.connection_string,
-            try_timeout=try_timeout,
-            settlement_timeout=settlement_timeout,
+            try_timeout=1.0,
+            settlement_timeout=1.0,
+            open_timeout=open_timeout,
+            options=QUICK,
         )
 
-    def source(self, queue: str = QUEUE, *, silent_after: float = 120) -> ServiceBusSource:
+    def source(
+        self, queue: str = QUEUE, *, silent_after: float = 120, connection: ServiceBusConnection | None = None
+    ) -> ServiceBusSource:
         options = SourceOptions(
             silent_after=timedelta(seconds=silent_after),
             backoff=Backoff(base=timedelta(seconds=0.05), cap=timedelta(seconds=0.2)),
         )
-        source = ServiceBusSource(self.connection(), queue, options)
+        source = ServiceBusSource(connection or self.connection(), queue, options)
         source.open()
         self.opened.append(source)
         return source

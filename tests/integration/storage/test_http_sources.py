@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 import socket
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 
 from core.errors import PermanentError, TransientError
 from core.storage import Fetched, StorageRefused
+from infrastructure import outbound
 from infrastructure.storage.download import DownloadLimits
 from infrastructure.storage.handler_storage import HandlerStorage, StorageSpec
 from services.raster import sample_raster
@@ -259,7 +261,11 @@ def test_a_redirect_to_a_private_address_is_refused(
         monkeypatch.setattr(
             socket, "getaddrinfo", lambda host, *rest, **named: real(answers.get(host, host), *rest, **named)
         )
-        monkeypatch.setattr("infrastructure.outbound._is_public", lambda address: address == "127.0.0.1")
+        reached = outbound._reached
+        public_address = ipaddress.ip_address("93.184.215.14")
+        monkeypatch.setattr(
+            outbound, "_reached", lambda address: public_address if address == "127.0.0.1" else reached(address)
+        )
         using = storage(allowed_hosts=("*.example",), allow_private=False, ca_bundle=str(certificate))
         with pytest.raises(StorageRefused, match="private") as caught:
             fetch(f"https://files.example:{public.port}/a.tif", tmp_path / "a", using)

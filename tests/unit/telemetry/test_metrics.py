@@ -66,6 +66,7 @@ def test_states_are_read_at_each_scrape() -> None:
         "retried": 1,
         "dead_lettered": 0,
         "settlements_lost": 0,
+        "details": {"queue": "q", "lock_renewals": 4, "redelivered": 2, "locks_lost": 1},
     }
     metrics.watch_heartbeats(counts)
     metrics.watch_relay(relay)
@@ -78,6 +79,9 @@ def test_states_are_read_at_each_scrape() -> None:
     before = samples(metrics)
     assert before["geoworker_lease_renewals_total", ()] == 0
     assert before["geoworker_worker_received_total", (("worker", "jobs_worker"),)] == 7
+    assert before["geoworker_worker_lock_renewals_total", (("worker", "jobs_worker"),)] == 4
+    assert before["geoworker_worker_redelivered_total", (("worker", "queue_worker"),)] == 2
+    assert before["geoworker_worker_locks_lost_total", (("worker", "queue_worker"),)] == 1
     assert before["geoworker_worker_connected", (("worker", "queue_worker"),)] == 0
     assert before["geoworker_children_died_total", ()] == 1
     assert before["geoworker_task_stalls_total", ()] == 1

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from core.errors import ConfigurationError, Fault
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
-    from azure.servicebus import ServiceBusClient, ServiceBusReceiver, ServiceBusSender
+    from azure.servicebus import ServiceBusClient
 
 _TRY_TIMEOUT = 10.0
 _SETTLEMENT_TIMEOUT = 15.0
+_OPEN_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceBusConnection:
     """Makes clients. ``connection_string`` wins over ``fqdn``; the credential is asked for once and shared.
 
-    ``try_timeout`` (seconds) bounds one attempt of sending, renewing and linking: on a half-open connection nothing
-    else would. ``settlement_timeout`` (seconds) bounds the wait for a settlement's acknowledgement.
+    ``try_timeout`` (seconds) bounds one attempt of sending and renewing, ``open_timeout`` one of connecting: on a
+    half-open connection nothing else would. ``settlement_timeout`` (seconds) bounds the wait for a settlement's
+    acknowledgement. ``options`` are further keywords of ``ServiceBusClient``: a proxy, a custom endpoint, a CA bundle.
     """
 
     connection_string: str | None = field(default=None, repr=False)
@@ -31,6 +34,8 @@ class ServiceBusConnection:
     websockets: bool = False
     try_timeout: float = _TRY_TIMEOUT
     settlement_timeout: float = _SETTLEMENT_TIMEOUT
+    open_timeout: float = _OPEN_TIMEOUT
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.connection_string is None and self.fqdn is None:
@@ -51,9 +56,12 @@ class ServiceBusConnection:
             "retry_total": 0,
             "try_timeout": self.try_timeout,
             "transport_type": TransportType.AmqpOverWebsocket if self.websockets else TransportType.Amqp,
+            **self.options,
         }
         if self.connection_string is not None:
-            return ServiceBusClient.from_connection_string(self.connection_string, **options)
+            # The SDK takes "true" for an emulator and "True" for the service.
+            text = re.sub(r"(?i)\b(UseDevelopmentEmulator)\s*=\s*true\b", r"\1=true", self.connection_string)
+            return ServiceBusClient.from_connection_string(text, **options)
         if self.fqdn is None or self.credential is None:
             raise ConfigurationError("settings", [Fault("SERVICE_BUS_FQDN", "needs an Entra credential")])
         return ServiceBusClient(self.fqdn, self.credential, **options)
@@ -82,19 +90,10 @@ def quietly(close: Callable[[], object]) -> None:
         close()
 
 
-class Closable(Protocol):
-    """What can be closed."""
-
-    def close(self) -> None: ...
-
-
-def socket_of(handler: ServiceBusReceiver | ServiceBusSender) -> Closable | None:
-    """What holds the socket of an open receiver or sender; close it last.
-
-    After a reset the SDK (7.15.0) drops its AMQP connection without closing the socket: that connection is in state
-    END, where ``close()`` returns early, and the descriptor would stay until the garbage collector comes by.
-    """
-    transport: Closable | None = getattr(
-        getattr(getattr(handler, "_handler", None), "_connection", None), "_transport", None
-    )
-    return transport
+def describe(error: BaseException | None) -> str:
+    """An error of the SDK in one bounded line: its type and the first line of its text."""
+    if error is None:
+        return "unknown"
+    name = type(error).__name__
+    lines = str(error).splitlines()
+    return f"{name}: {lines[0][:500]}" if lines and lines[0] else name
