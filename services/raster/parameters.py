@@ -317,8 +317,8 @@ class ProcessCollection(CogParameters):
 class CollectRasters(JobParameters):
     """Parameters of ``collect_rasters``: what has become of each source of a collection."""
 
-    collection_id: str
-    description: str
+    collection_id: str = Field(description="Id of the collection; its file is <id>.json.")
+    description: str = Field(description="What the collection is.")
     output_dir: OutputDirectory = None
     processed: tuple[dict[str, Any], ...] = Field(description="Source, and the address of its item or collection.")
     failed: tuple[dict[str, Any], ...] = Field(description="Source, and the code and message of its error.")
