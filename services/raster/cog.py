@@ -209,10 +209,10 @@ def made_tiles(order: Order, place: Workplace, *, tiles: Path, stem: str, whole:
             bands = pixels.bands if isinstance(pixels, PlainPixels) else None
             numbers = bands.numbers if bands is not None else list(range(1, pixels.layout.count + 1))
             description = Description.of(opened, numbers)
-            side = _side(order if not whole else replace(order, tile_side=None), place.budget, pixels, opened)
+            side = _side(order, place.budget, pixels, opened, whole=whole)
             block = order.options.blocksize
             levels = tile_levels(side, block) if whole else tail_levels(side, block)
-            store = TileStore(tiles, place.scratch, stem, _fingerprint(order, side, whole=whole))
+            store = TileStore(tiles, place.scratch, stem, _fingerprint(order, side, whole=whole), durable=not whole)
             tiler = Tiler(
                 TilePlan(side=side, levels=levels, whole=whole), order.options, description, store, place.budget
             )
@@ -235,14 +235,15 @@ def made_tiles(order: Order, place: Workplace, *, tiles: Path, stem: str, whole:
             pixels.close()
 
 
-def _side(order: Order, budget: Budget, pixels: PixelSource, opened: Any) -> int:
+def _side(order: Order, budget: Budget, pixels: PixelSource, opened: Any, *, whole: bool) -> int:
     """The side of the tiles; for a source whose blocks are whole rows, as many rows are kept in memory if they fit."""
     layout, block = pixels.layout, order.options.blocksize
-    side = order.tile_side or budget.tile_side(layout.pixel_bytes, block)
+    asked = None if whole else order.tile_side
+    side = asked or budget.tile_side(layout.pixel_bytes, block, part=whole)
     rows, columns = opened.block_shapes[0]
     strips = columns >= opened.width and opened.width > side
     if isinstance(pixels, PlainPixels) and strips:
-        candidates = [side] if order.tile_side else [side >> n for n in range(8) if side >> n >= max(2 * block, rows)]
+        candidates = [side] if asked else [side >> n for n in range(8) if side >> n >= max(2 * block, rows)]
         for candidate in candidates:
             if budget.holds_rows(candidate, layout.width, layout.pixel_bytes):
                 pixels.keep_rows(candidate)

@@ -37,7 +37,7 @@ def describe_tiles(
         RasterError: when a tile cannot be read or placed.
         StopRequested: when the task was asked to stop.
     """
-    store = TileStore(tiles_directory(outputs), context.work_path, outputs.stem, "")
+    store = TileStore(tiles_directory(outputs), context.work_path, outputs.stem, "", durable=True)
     collection_id = params.item_id or source.stem
     created = datetime.now(UTC).replace(microsecond=0)
     raster_type = RasterType(made["tiles"]["raster_type"])

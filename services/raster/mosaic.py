@@ -125,9 +125,9 @@ def _overview(made: MadeTiles, order: Order, path: Path, place: Workplace) -> Wr
         height=reduced(layout.height, levels),
         transform=Affine(known.a * factor, known.b * factor, known.c, known.d * factor, known.e * factor, known.f),
     )
-    side = place.budget.tile_side(small.pixel_bytes, block)
+    side = place.budget.tile_side(small.pixel_bytes, block, part=True)
     scratch = place.scratch / "overview"
-    store = TileStore(scratch, scratch, "part", made.tiler.store.fingerprint)
+    store = TileStore(scratch, scratch, "part", made.tiler.store.fingerprint, durable=False)
     plan = TilePlan(side=side, levels=tile_levels(side, block), whole=True)
     tiler = Tiler(plan, order.options, made.description, store, place.budget)
     tails = TailPixels(made.tiler.store, 0, small, made.tiler.plan.side >> levels)

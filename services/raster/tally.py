@@ -133,12 +133,16 @@ def _of_small(picked: npt.NDArray[Any]) -> Tally:
     """Whole numbers of up to 16 bits: everything follows from how often each occurs."""
     import numpy as np
 
-    low, high = int(picked.min()), int(picked.max())
-    size = high - low + 1
-    counted = np.zeros(size, dtype=np.int64)
-    for start in range(0, picked.size, _CHUNK):
-        chunk = picked[start : start + _CHUNK]
-        counted += np.bincount(chunk if low == 0 else chunk.astype(np.int32) - low, minlength=size)
+    if picked.dtype == np.uint8:
+        counted = _of_bytes(picked)
+        low, high = 0, 255
+    else:
+        low, high = int(picked.min()), int(picked.max())
+        size = high - low + 1
+        counted = np.zeros(size, dtype=np.int64)
+        for start in range(0, picked.size, _CHUNK):
+            chunk = picked[start : start + _CHUNK]
+            counted += np.bincount(chunk if low == 0 else chunk.astype(np.int32) - low, minlength=size)
     values = np.arange(low, high + 1, dtype=np.float64)
     count = int(counted.sum())
     mean = float((values * counted).sum()) / count
@@ -146,13 +150,26 @@ def _of_small(picked: npt.NDArray[Any]) -> Tally:
     seen = np.flatnonzero(counted)
     return Tally(
         valid=count,
-        minimum=low,
-        maximum=high,
+        minimum=int(seen[0]) + low,
+        maximum=int(seen[-1]) + low,
         mean=mean,
         m2=m2,
         whole=True,
         counts=dict(zip((seen + low).tolist(), counted[seen].tolist(), strict=True)),
     )
+
+
+def _of_bytes(picked: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """How often each byte occurs; two neighbours are counted at a time."""
+    import numpy as np
+
+    flat = np.ascontiguousarray(picked)
+    even = flat.size // 2 * 2
+    pairs = np.zeros(65536, dtype=np.int64)
+    for start in range(0, even, 2 * _CHUNK):
+        pairs += np.bincount(flat[start : min(even, start + 2 * _CHUNK)].view(np.uint16), minlength=65536)
+    counted = pairs.reshape(256, 256).sum(axis=0) + pairs.reshape(256, 256).sum(axis=1)
+    return np.asarray(counted + np.bincount(flat[even:], minlength=256))
 
 
 def _of_large(picked: npt.NDArray[Any]) -> Tally:

@@ -63,12 +63,15 @@ class TileStore:
         scratch: directory of everything that is not kept.
         stem: what the tiles' names begin with.
         fingerprint: of everything that decides a tile's pixels; tiles of another fingerprint are not taken.
+        durable: the tiles are outputs, each on disk before it counts. Parts of an output are not waited for: their
+            checksums show whether a later attempt may take them.
     """
 
     tiles: Path
     scratch: Path
     stem: str
     fingerprint: str
+    durable: bool
 
     def path(self, key: TileKey) -> Path:
         """A tile's file."""
@@ -88,7 +91,7 @@ class TileStore:
         facts = {**record.as_dict(), "of": self.fingerprint, "tallies": [tally.as_dict() for tally in tallies]}
         arrays = {"facts": np.frombuffer(json.dumps(facts).encode(), np.uint8)}
         if not record.empty:
-            publish(self.part(key), self.path(key))
+            self._name(key)
             arrays["values"] = tail.values
             if tail.mask is not None:
                 arrays["mask"] = np.packbits(tail.mask, axis=1)
@@ -98,6 +101,12 @@ class TileStore:
         part.write_bytes(content.getbuffer())
         part.replace(self.tail_path(key))
         return record
+
+    def _name(self, key: TileKey) -> None:
+        if self.durable:
+            publish(self.part(key), self.path(key))
+        else:
+            self.part(key).replace(self.path(key))
 
     def part(self, key: TileKey) -> Path:
         """Where a tile's file is written before it is whole."""
