@@ -8,7 +8,8 @@ decoded and compared, checksums, fsync. The peers only write. Each run is a proc
 seconds, peak resident size. Files are read once before, so that the page cache is warm for everybody.
 
 Peers: GDAL's COG driver through rasterio (``NUM_THREADS`` = cores, 64 MiB of cache, which is its best on this data),
-the same with ``TARGET_SRS``, ``rio cogeo create`` with its own overviews, and ``gdalwarp -of COG`` when installed.
+the same with ``TARGET_SRS`` (without an alpha band, which leaves black where nothing is, and with one, which says what
+our mask says), ``rio cogeo create`` with its own overviews, and ``gdalwarp -of COG`` when installed.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def ways(kind: str) -> list[str]:
     found = {
         "cog": ["ours one COG", "COG driver", "rio cogeo"],
         "tiles": ["ours tiles", "COG driver"],
-        "warp": ["ours warped tiles", "ours warped COG", "COG driver TARGET_SRS"],
+        "warp": ["ours warped tiles", "ours warped COG", "COG driver TARGET_SRS", "COG driver TARGET_SRS alpha"],
     }[kind]
     return [*found, "gdalwarp -of COG"] if kind == "warp" and shutil.which("gdalwarp") else found
 
@@ -134,6 +135,7 @@ def run_one(way: str, arguments: argparse.Namespace) -> None:
     peer = {
         "COG driver": _cog_driver,
         "COG driver TARGET_SRS": _cog_driver,
+        "COG driver TARGET_SRS alpha": _cog_driver_alpha,
         "rio cogeo": _rio_cogeo,
         "gdalwarp -of COG": _gdalwarp,
     }.get(way)
@@ -176,7 +178,11 @@ def _creation(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"COMPRESS": arguments.compress.upper(), "LEVEL": arguments.level, "PREDICTOR": predictor}
 
 
-def _cog_driver(arguments: argparse.Namespace, out: Path, *, warp: bool) -> None:
+def _cog_driver_alpha(arguments: argparse.Namespace, out: Path, *, warp: bool) -> None:
+    _cog_driver(arguments, out, warp=warp, alpha="YES")
+
+
+def _cog_driver(arguments: argparse.Namespace, out: Path, *, warp: bool, alpha: str = "NO") -> None:
     from rasterio.shutil import copy
 
     options = {
@@ -187,7 +193,7 @@ def _cog_driver(arguments: argparse.Namespace, out: Path, *, warp: bool) -> None
         "BIGTIFF": "IF_SAFER",
     }
     if warp:
-        options |= {"TARGET_SRS": TARGET, "WARP_RESAMPLING": "BILINEAR", "ADD_ALPHA": "NO"}
+        options |= {"TARGET_SRS": TARGET, "WARP_RESAMPLING": "BILINEAR", "ADD_ALPHA": alpha}
     with rasterio.Env(GDAL_CACHEMAX=64 * MIB), rasterio.open(arguments.raster) as source:
         copy(source, out, driver="COG", **options)
 
