@@ -1,9 +1,10 @@
 # Two commands do everything on a machine with Python 3.11: `make demo` and `make test`.
 PYTHON ?= python3
+PYTHON313 ?= python3.13
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo dev test test-all tools lint types imports check lint-deploy replay check-deploy docs lock clean help
+.PHONY: demo dev rehearsal functions-host test test-all tools lint types imports check lint-deploy replay check-deploy docs lock clean help
 
 help:  ## What there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -19,6 +20,18 @@ demo: $(BIN)/geoworker  ## A real raster becomes a COG with a STAC item, on an e
 
 dev: $(BIN)/geoworker  ## Serve everything in one process on http://127.0.0.1:8080
 	$(BIN)/geoworker dev $(ARGS)
+
+rehearsal: $(BIN)/geoworker  ## Orchestrator and worker as two processes on one embedded PostgreSQL (http_trigger)
+	$(BIN)/geoworker rehearse $(ARGS)
+
+functions-host: .venv-functions/ready  ## The packaged Function App under Microsoft's worker library (needs Python 3.13)
+	.venv-functions/bin/python -m pytest tests/functions_host $(ARGS)
+
+.venv-functions/ready: pyproject.toml
+	$(PYTHON313) -m venv .venv-functions
+	.venv-functions/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]" \
+	  "azure-functions-runtime>=1.1,<2"
+	@touch $@
 
 test: $(BIN)/geoworker  ## The default test suite
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)

@@ -15,10 +15,12 @@ from app.cli_callbacks import callbacks
 from app.cli_config import config
 from app.cli_dlq import dlq
 from app.cli_options import as_json, data_dir, find_job, settings_from
+from app.cli_rehearse import rehearse_command
 from app.cli_replay import replay
 from app.cli_show import jobs_table, print_job, print_json, watch
 from app.composition import Role
-from app.health import version
+from app.process_report import version
+from app.recording import record_command
 from app.session import open_session
 from app.settings import LogFormat, OrchestrationMode
 from app.views import job_status_view, job_view
@@ -41,6 +43,7 @@ def cli() -> None:
 cli.add_command(config)
 cli.add_command(replay)
 cli.add_command(callbacks)
+cli.add_command(rehearse_command)
 cli.add_command(dlq)
 
 
@@ -163,6 +166,7 @@ def cancel(job: str, data_dir: Path | None, as_json: bool) -> None:
     """Cancel a job: waiting tasks never start, running ones are told to stop."""
     with open_session(settings_from(data_dir)) as session:
         record = session.machine.cancel_job(find_job(session, job).job_id, reason="cancelled on the command line")
+        record_command(session.database, "cancel", job_id=record.job_id)
         _say(job_view(record), f"{record.job_id}  {record.status}", as_json)
 
 
@@ -175,6 +179,7 @@ def retry(job: str, from_stage: int | None, data_dir: Path | None, as_json: bool
     """Run an ended job again: its failed tasks at their checkpoints, or everything from a stage on."""
     with open_session(settings_from(data_dir)) as session:
         record = session.machine.retry_job(find_job(session, job).job_id, from_stage=from_stage, submitted_by="cli")
+        record_command(session.database, "replay", job_id=record.replay_of, target=record.job_id)
         _say(job_view(record), f"{record.job_id}  run {record.run} of {record.job_type}", as_json)
 
 
@@ -244,6 +249,7 @@ def demo(force: bool, source: Path | None, data_dir: Path | None, as_json: bool)
 
     settings = settings_from(
         data_dir,
+        host="127.0.0.1",  # it serves nobody
         docker_orchestration_mode=OrchestrationMode.IN_MEMORY,
         log_level="WARNING",
         log_format=LogFormat.CONSOLE,

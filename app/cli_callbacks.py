@@ -11,6 +11,7 @@ from rich.table import Table
 
 from app.cli_options import as_json, data_dir, settings_from
 from app.cli_show import print_json
+from app.recording import record_command
 from app.session import open_session
 from core.messages import Channel
 from infrastructure.postgres.outbox_store import PostgresOutboxStore
@@ -56,6 +57,8 @@ def replay(numbers: tuple[int, ...], everything: bool, data_dir: Path | None, as
     with open_session(settings_from(data_dir)) as session:
         outbox = PostgresOutboxStore(session.database)
         count = outbox.replay(Channel.CALLBACKS, None if everything else sorted(set(numbers)))
+        which = "all" if everything else ", ".join(map(str, sorted(set(numbers))))
+        record_command(session.database, "replay_message", target=which, details={"sent_again": count})
     missing = 0 if everything else len(set(numbers)) - count
     if as_json:
         print_json({"replayed": count, "not_found": missing})

@@ -14,9 +14,11 @@ from app.cli_options import as_json, settings_from
 from app.cli_show import print_json
 from app.composition import dead_letter_queues
 from app.dead_letters import DeadLetters
+from app.recording import record_command
 from app.session import open_session
 from app.settings import Settings
 from core.errors import ConfigurationError, Fault, InvalidInput
+from infrastructure.postgres.database import Database
 from infrastructure.postgres.hints import PostgresHints
 
 in_queue = click.option("--queue", help="Whose dead letters (default: DOCKER_QUEUE, long-running-tasks).")
@@ -34,7 +36,7 @@ def dlq() -> None:
 @as_json
 def list_letters(queue: str | None, limit: int, as_json: bool) -> None:
     """List dead letters: reason, task, job, age, and what the store says of them."""
-    with _letters() as (letters, _):
+    with _letters() as (letters, *_):
         found = letters.list_letters(queue, limit=limit)
     if as_json:
         print_json(found)
@@ -48,7 +50,7 @@ def list_letters(queue: str | None, limit: int, as_json: bool) -> None:
 @as_json
 def show(number: int, queue: str | None, as_json: bool) -> None:
     """Show one dead letter with its body and properties."""
-    with _letters() as (letters, settings):
+    with _letters() as (letters, settings, _):
         view = letters.show(queue or settings.docker_queue, number)
     if as_json:
         print_json(view)
@@ -70,9 +72,10 @@ def replay(numbers: tuple[int, ...], every: bool, queue: str | None, as_json: bo
     A letter that cannot be read, or names nothing the store knows, is left where it is.
     """
     _one_of(numbers, every)
-    with _letters() as (letters, settings):
+    with _letters() as (letters, settings, database):
         name = queue or settings.docker_queue
         answers = letters.replay_all(name) if every else [letters.replay(name, number) for number in numbers]
+        record_command(database, "replay_dead_letter", target=_which(name, numbers, every))
     if as_json:
         print_json(answers)
         return
@@ -93,12 +96,13 @@ def replay(numbers: tuple[int, ...], every: bool, queue: str | None, as_json: bo
 def purge(numbers: tuple[int, ...], every: bool, yes: bool, queue: str | None, as_json: bool) -> None:
     """Take dead letters out for good. Tasks that still wait get new messages all the same."""
     _one_of(numbers, every)
-    with _letters() as (letters, settings):
+    with _letters() as (letters, settings, database):
         name = queue or settings.docker_queue
         what = "every dead letter" if every else f"{len(numbers)} dead letter(s)"
         if not yes:
             click.confirm(f"Take {what} of {name} out for good?", abort=True, err=True)
         count = letters.purge(name) if every else _remove(letters, name, numbers)
+        record_command(database, "purge_dead_letters", target=_which(name, numbers, every))
     if as_json:
         print_json({"queue": name, "purged": count})
     else:
@@ -111,13 +115,17 @@ def _remove(letters: DeadLetters, queue: str, numbers: Sequence[int]) -> int:
     return len(numbers)
 
 
+def _which(queue: str, numbers: Sequence[int], every: bool) -> str:
+    return f"{queue} {'all' if every else ', '.join(map(str, numbers))}"
+
+
 def _one_of(numbers: Sequence[int], every: bool) -> None:
     if bool(numbers) == every:
         raise InvalidInput("dlq", [Fault("NUMBER", "give numbers, or --all, and not both", list(numbers))])
 
 
 @contextmanager
-def _letters() -> Iterator[tuple[DeadLetters, Settings]]:
+def _letters() -> Iterator[tuple[DeadLetters, Settings, Database]]:
     settings = settings_from()
     queues = dead_letter_queues(settings)
     if not queues:
@@ -128,7 +136,7 @@ def _letters() -> Iterator[tuple[DeadLetters, Settings]]:
         )
     with open_session(settings, apply_migrations=False) as session:
         hints = PostgresHints(session.database, worker_id=settings.worker_id)
-        yield DeadLetters(queues, session.store, hints), settings
+        yield DeadLetters(queues, session.store, hints), settings, session.database
 
 
 def _table(letters: Sequence[Mapping[str, Any]]) -> Table:

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from app.cli_options import as_json, data_dir, find_job, settings_from
 from app.cli_show import print_json
+from app.recording import record_command
 from app.session import open_session
 from app.views import job_view
 
@@ -35,6 +36,9 @@ def replay(
         record = session.machine.retry_job(
             find_job(session, job).job_id, from_stage=from_stage, from_checkpoint=from_checkpoint, submitted_by="cli"
         )
+        grains = (("from_stage", from_stage), ("from_checkpoint", from_checkpoint))
+        details = {"run": record.run, **{name: value for name, value in grains if value is not None}}
+        record_command(session.database, "replay", job_id=record.replay_of, target=record.job_id, details=details)
         if as_json:
             print_json(job_view(record))
         else:

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, assert_never
 from app import child
 from app.dead_letters import DeadLetters
 from app.lifecycle import DockerWorkerLifecycle
+from app.process_report import process_report
 from app.raster_limits import raster_limits
+from app.reporter import Reporter
 from app.settings import OrchestrationMode, Settings
 from app.storage import storage_spec
 from app.worker import BackgroundQueueWorker
@@ -33,6 +35,7 @@ from infrastructure.callbacks import CallbackDispatcher
 from infrastructure.connection_pool import ConnectionPoolManager, PasswordProvider, PoolSettings
 from infrastructure.inline_executor import HandlerParts, InlineExecutor
 from infrastructure.outbound import OutboundPolicy
+from infrastructure.postgres.action_store import PostgresActionStore
 from infrastructure.postgres.checkpoint_store import PostgresCheckpointStore
 from infrastructure.postgres.database import Database
 from infrastructure.postgres.hints import PostgresHints
@@ -40,6 +43,7 @@ from infrastructure.postgres.inbox import PostgresInbox
 from infrastructure.postgres.outbox_store import PostgresOutboxStore
 from infrastructure.postgres.state_store import PostgresStateStore, StoreOptions
 from infrastructure.postgres.sweep_store import PostgresSweepStore
+from infrastructure.postgres.worker_store import PostgresWorkerStore
 from infrastructure.process_executor.bootstrap import ChildSpec
 from infrastructure.process_executor.executor import ExecutorOptions, ProcessExecutor
 from infrastructure.process_executor.supervision import SupervisionRules
@@ -66,6 +70,11 @@ class Role(Flag):
     ORCHESTRATOR = auto()
     WORKER = auto()
     EMBEDDED = ORCHESTRATOR | WORKER
+
+    @property
+    def label(self) -> str:
+        """The role in one word."""
+        return (self.name or "process").lower()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +120,10 @@ class Application:
     tracer: Tracer
     workers: Mapping[str, BackgroundQueueWorker]
     lifecycle: DockerWorkerLifecycle = field(repr=False)
+    worker_store: PostgresWorkerStore
+    actions: PostgresActionStore
+    memory: MemoryWatch
+    children: ProcessExecutor | None = None
     trigger: HttpTrigger | None = None
     dead_letters: DeadLetters | None = None
 
@@ -203,9 +216,11 @@ def compose(settings: Settings, role: Role, *, database_url: str | None = None) 
         )
         for channel, source in transport.sources.items()
     }
+    worker_store = PostgresWorkerStore(database)
+    reporter = Reporter(worker_store, lambda: process_report(application))
     lifecycle = DockerWorkerLifecycle(
         list(workers.values()),
-        [relay, sweeper],
+        [reporter, relay, sweeper],
         [
             machine.close,
             storage.close,
@@ -223,7 +238,7 @@ def compose(settings: Settings, role: Role, *, database_url: str | None = None) 
     metrics.watch_memory(memory)
     if children is not None:
         metrics.watch_executor(children.status)
-    return Application(
+    application = Application(
         settings=settings,
         metrics=metrics,
         tracer=tracer,
@@ -241,13 +256,20 @@ def compose(settings: Settings, role: Role, *, database_url: str | None = None) 
         machine=machine,
         workers=workers,
         lifecycle=lifecycle,
+        worker_store=worker_store,
+        actions=PostgresActionStore(database),
+        memory=memory,
+        children=children,
         trigger=trigger,
         dead_letters=_dead_letters(settings, role, store, database),
     )
+    return application
 
 
 _SLOW_BATCH = 8  # what the dispatchers POST side by side
 _HOLD_MARGIN = timedelta(seconds=15)
+# A queue that is away is away for every message: what is left waiting for it must not wait minutes after it is back.
+_QUICK_BACKOFF = Backoff(base=timedelta(seconds=0.5), cap=timedelta(seconds=15))
 
 
 def _relays(
@@ -277,7 +299,7 @@ def _relays(
         for channel, route in routes.items()
         if channel in slow
     ]
-    return RelayLanes(Relay(outbox, store, quick, status=status), lanes)
+    return RelayLanes(Relay(outbox, store, quick, RelayOptions(backoff=_QUICK_BACKOFF), status=status), lanes)
 
 
 def _trigger(settings: Settings, role: Role, database: Database) -> HttpTrigger | None:

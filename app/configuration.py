@@ -97,7 +97,7 @@ def check(environment: Mapping[str, str], process: Process, **overrides: Any) ->
         process=process,
         mode=mode,
         settings=shown,
-        faults=[*missing(settings, process), *_trigger_faults(environment, process, mode)],
+        faults=[*missing(settings, process), *_trigger_faults(environment, process, settings)],
         warnings=[*_misspelt(environment), *_idle(shown, process, mode)],
     )
 
@@ -121,12 +121,16 @@ def missing(settings: Settings, process: Process) -> Sequence[Fault]:
     return faults
 
 
-def _trigger_faults(environment: Mapping[str, str], process: Process, mode: OrchestrationMode) -> Sequence[Fault]:
+def _trigger_faults(environment: Mapping[str, str], process: Process, settings: Settings) -> Sequence[Fault]:
     """The host's triggers have a connection of their own; it must be there and name the namespace that we send to."""
-    if process is not Process.FUNCTION_APP or mode is not OrchestrationMode.SERVICE_BUS:
+    if process is not Process.FUNCTION_APP:
+        return []
+    from app.function_app import has_queue_triggers
+
+    if not has_queue_triggers(settings):
         return []
     if not any(environment.get(name) for name in _TRIGGER_NAMES):
-        return [Fault(_TRIGGER_NAMES[1], "must be set in service_bus mode: the triggers listen there")]
+        return [Fault(_TRIGGER_NAMES[1], "must be set with SERVICE_BUS_FQDN: the triggers of the queues listen there")]
     listens, sends = environment.get(_TRIGGER_NAMES[1]), environment.get("SERVICE_BUS_FQDN")
     if listens and sends and listens.lower() != sends.lower():
         return [Fault(_TRIGGER_NAMES[1], f"is {listens}, but SERVICE_BUS_FQDN is {sends}: triggers would never fire")]

@@ -5,21 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib import metadata
 from typing import Any
 
 from app.composition import Application
 from app.lifecycle import LifecycleState
+from app.process_report import version
 from core.errors import GeoworkerError, StoreUnavailable
 from infrastructure.postgres.database import translated
-
-
-def version() -> str:
-    """The installed version."""
-    try:
-        return metadata.version("geoworker")
-    except metadata.PackageNotFoundError:
-        return "0+unknown"
 
 
 def database_health(application: Application) -> dict[str, Any]:

@@ -5,7 +5,7 @@ A setting that is missing here fails ``test_every_setting_is_in_the_catalogue``,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -35,17 +35,27 @@ _APART = frozenset({Process.WORKER, Process.ORCHESTRATOR, Process.FUNCTION_APP})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Use:
-    """The processes and modes in which a setting counts."""
+    """The processes and modes in which a setting counts. ``worker_modes``: those of a worker, where they are fewer."""
 
     processes: frozenset[Process] = _ALL
     modes: frozenset[OrchestrationMode] = _ALL_MODES
+    worker_modes: frozenset[OrchestrationMode] | None = None
+
+    def modes_in(self, process: Process) -> frozenset[OrchestrationMode]:
+        """The modes in which it makes a difference in that process."""
+        if process not in self.processes:
+            return frozenset()
+        if process is Process.WORKER and self.worker_modes is not None:
+            return self.worker_modes
+        return self.modes
 
     def counts(self, process: Process, mode: OrchestrationMode) -> bool:
         """Whether it makes a difference there."""
-        return process in self.processes and mode in self.modes
+        return mode in self.modes_in(process)
 
 
 EVERYWHERE = Use()
+_CLIENT = Use(processes=_APART, modes=_OWN_QUEUES, worker_modes=_SERVICE_BUS)
 
 CATALOGUE: Mapping[str, Mapping[str, Use]] = {
     "Mode": {"docker_orchestration_mode": EVERYWHERE},
@@ -90,13 +100,13 @@ CATALOGUE: Mapping[str, Mapping[str, Use]] = {
         "output_url": EVERYWHERE,
     },
     "Service Bus": {
-        "service_bus_connection_string": Use(processes=_APART, modes=_OWN_QUEUES),
-        "service_bus_fqdn": Use(processes=_APART, modes=_OWN_QUEUES),
-        "service_bus_websockets": Use(processes=_APART, modes=_OWN_QUEUES),
+        "service_bus_connection_string": _CLIENT,
+        "service_bus_fqdn": _CLIENT,
+        "service_bus_websockets": _CLIENT,
         "service_bus_max_wait_seconds": Use(
-            processes=frozenset({Process.WORKER, Process.ORCHESTRATOR}), modes=_OWN_QUEUES
+            processes=frozenset({Process.WORKER, Process.ORCHESTRATOR}), modes=_OWN_QUEUES, worker_modes=_SERVICE_BUS
         ),
-        "jobs_queue": Use(processes=_APART, modes=_OWN_QUEUES),
+        "jobs_queue": _CLIENT,
         "functions_queue": Use(processes=_APART - {Process.WORKER}, modes=_OWN_QUEUES),
         "docker_queue": Use(processes=_APART, modes=_SERVICE_BUS),
     },
@@ -162,8 +172,3 @@ def entries() -> Iterator[tuple[str, str, Use]]:
 def use_of(name: str) -> Use:
     """Where a setting counts. Raises KeyError for what is no setting."""
     return next(use for _, found, use in entries() if found == name)
-
-
-def processes_in_order(use: Use) -> Sequence[Process]:
-    """The processes in which it counts, in the order of the enumeration."""
-    return [process for process in Process if process in use.processes]

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from app.configuration import is_secret, missing
 from app.settings import OrchestrationMode, Settings
-from app.settings_catalogue import CATALOGUE, PLATFORM_VARIABLES, Process, Use, processes_in_order
+from app.settings_catalogue import CATALOGUE, PLATFORM_VARIABLES, Process, Use
 
 _HEADER = """# Configuration
 
@@ -80,11 +80,18 @@ def _cell(text: str) -> str:
 
 
 def _where(use: Use) -> str:
-    processes = processes_in_order(use)
+    groups: dict[frozenset[OrchestrationMode], list[str]] = {}
+    for process in Process:
+        if process in use.processes:
+            groups.setdefault(use.modes_in(process), []).append(str(process))
+    return "; ".join(_places(processes, modes) for modes, processes in groups.items())
+
+
+def _places(processes: Sequence[str], modes: frozenset[OrchestrationMode]) -> str:
     where = "every process" if len(processes) == len(Process) else ", ".join(processes)
-    if len(use.modes) == len(OrchestrationMode):
+    if len(modes) == len(OrchestrationMode):
         return where
-    return f"{where}; {', '.join(f'`{mode}`' for mode in OrchestrationMode if mode in use.modes)}"
+    return f"{where} in {' and '.join(f'`{mode}`' for mode in OrchestrationMode if mode in modes)}"
 
 
 def _type(field: FieldInfo) -> str:

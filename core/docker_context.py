@@ -57,7 +57,7 @@ class TaskCheckpoint(Protocol):
         data: Mapping[str, Any] | None = None,
         validate_artifact: ArtifactCheck | None = None,
         *,
-        artifacts: Iterable[Path] = (),
+        artifacts: Iterable[Path | str] = (),
     ) -> None:
         """Record ``phase`` as complete and merge ``data`` into the task's data.
 

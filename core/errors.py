@@ -118,10 +118,14 @@ class HandlerError(GeoworkerError):
 
 
 class TransientError(HandlerError):
-    """The same call may succeed later: retried with back-off, up to the attempt limit."""
+    """The same call may succeed later: retried with back-off, up to the attempt limit.
 
-    def __init__(self, message: str, *, retry_after: timedelta | None = None) -> None:
+    ``retry_after`` is the least delay before the next attempt; ``code`` is as in :class:`PermanentError`.
+    """
+
+    def __init__(self, message: str, *, retry_after: timedelta | None = None, code: str | None = None) -> None:
         self.retry_after = retry_after
+        self.code = code
         super().__init__(message)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -49,6 +50,7 @@ class _State:
     loaded: Checkpoint | None = None
     items: dict[int, BufferedItemLog] = field(default_factory=dict)
     shutdown_event: ShutdownEvent | None = None
+    lock: threading.RLock = field(default_factory=threading.RLock)
 
 
 class CheckpointManager:
@@ -57,7 +59,7 @@ class CheckpointManager:
     ``CheckpointManager(task_id, task_repo)``, with ``context.task_repo``, is how handlers of the older kind make one:
     it is another name for ``context.checkpoint``. The worker makes it from the claim, the store and the stop token.
 
-    All methods that write raise :class:`~core.errors.ClaimLost` when another attempt owns the task.
+    Thread-safe. All methods that write raise :class:`~core.errors.ClaimLost` when another attempt owns the task.
     """
 
     @overload
@@ -90,12 +92,14 @@ class CheckpointManager:
     @property
     def _checkpoint(self) -> Checkpoint:
         state = self._state
-        if state.loaded is None:
-            stored = state.store.load_checkpoint(state.claim)
-            state.loaded = _verified(stored)
-            if state.loaded != stored:
-                self._roll_back(state.loaded)
-        return state.loaded
+        with state.lock:
+            if state.loaded is None:
+                stored = state.store.load_checkpoint(state.claim)
+                verified = _verified(stored)
+                if verified != stored:
+                    self._roll_back(verified)
+                state.loaded = verified
+            return state.loaded
 
     def _roll_back(self, to: Checkpoint) -> None:
         """Forget what was saved after phase ``to.phase``, items included. Dying half-way forgets more, never less."""
@@ -135,7 +139,7 @@ class CheckpointManager:
         data: Mapping[str, Any] | None = None,
         validate_artifact: ArtifactCheck | None = None,
         *,
-        artifacts: Iterable[Path] = (),
+        artifacts: Iterable[Path | str] = (),
     ) -> None:
         """Record ``phase`` as complete, merge ``data``, and forget the cursor.
 
@@ -143,6 +147,16 @@ class CheckpointManager:
             ArtifactInvalid: when ``validate_artifact`` says no or an artifact is missing; nothing is saved.
             InvalidInput: when an earlier phase is saved after a later one.
         """
+        with self._state.lock:
+            self._save(phase, data or {}, validate_artifact, artifacts)
+
+    def _save(
+        self,
+        phase: int,
+        data: Mapping[str, Any],
+        validate_artifact: ArtifactCheck | None,
+        artifacts: Iterable[Path | str],
+    ) -> None:
         before = self._checkpoint
         if phase < max(1, before.phase):
             raise InvalidInput(
@@ -150,12 +164,12 @@ class CheckpointManager:
             )
         if validate_artifact is not None and not validate_artifact():
             raise ArtifactInvalid(f"the artifact of phase {phase} did not pass its check")
-        facts = {str(path): {**_facts(path, phase), "phase": phase} for path in artifacts}
+        facts = {str(path): {**_facts(Path(path), phase), "phase": phase} for path in artifacts}
         self.flush()
         self._write(
             Checkpoint(
                 phase=phase,
-                data={**before.data, **(data or {})},
+                data={**before.data, **data},
                 artifacts={**before.artifacts, **facts},
                 schema_version=SCHEMA_VERSION,
             )
@@ -163,25 +177,28 @@ class CheckpointManager:
 
     def save_cursor(self, cursor: Mapping[str, Any]) -> None:
         """Record a place within the running phase."""
-        self._write(replace(self._checkpoint, cursor=dict(cursor), schema_version=SCHEMA_VERSION))
+        with self._state.lock:
+            self._write(replace(self._checkpoint, cursor=dict(cursor), schema_version=SCHEMA_VERSION))
 
     def _write(self, checkpoint: Checkpoint) -> None:
         self._state.store.save_checkpoint(self._state.claim, checkpoint)
         self._state.loaded = checkpoint
 
     def items(self, phase: int) -> BufferedItemLog:
-        """The finished items of ``phase``."""
-        if phase not in self._state.items:
-            _ = self._checkpoint  # loading may find that this phase must be done again
-            done = dict(self._state.store.load_items(self._state.claim, phase))
-            self._state.items[phase] = BufferedItemLog(
-                self._state.claim, self._state.store, phase, done=done, flush_seconds=self._state.item_flush_seconds
-            )
-        return self._state.items[phase]
+        """The finished items of ``phase``; the same log for every thread that asks."""
+        state = self._state
+        with state.lock:
+            if phase not in state.items:
+                _ = self._checkpoint  # loading may find that this phase must be done again
+                done = dict(state.store.load_items(state.claim, phase))
+                state.items[phase] = BufferedItemLog(
+                    state.claim, state.store, phase, done=done, flush_seconds=state.item_flush_seconds
+                )
+            return state.items[phase]
 
     def flush(self) -> None:
         """Save items that are still buffered."""
-        for log in self._state.items.values():
+        for log in list(self._state.items.values()):
             log.flush()
 
     def __enter__(self) -> Self:

@@ -54,6 +54,11 @@ class ConnectionPoolManager:
         self._closed = False
         self._pool = self._new_pool()
 
+    @property
+    def conninfo(self) -> str:
+        """Where the pool connects to. May hold a password: for hashing, never for showing."""
+        return self._conninfo
+
     def _connection_arguments(self) -> dict[str, Any]:
         arguments: dict[str, Any] = {
             "autocommit": True,

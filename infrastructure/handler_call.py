@@ -93,6 +93,8 @@ def describe(error: BaseException) -> ErrorInfo:
             return _info(error, retryable=False, details={"faults": [fault.as_dict() for fault in error.faults]})
         case PermanentError():
             return _info(error, retryable=False, code=error.code, details=error.details)
+        case TransientError():
+            return _info(error, retryable=True, code=error.code)
         case HandlerError() | StoreUnavailable():
             return _info(error, retryable=True)
         case _:

@@ -26,12 +26,18 @@ from infrastructure.telemetry.context import bound, claim_ids
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandlerParts:
-    """What handlers are run with."""
+    """What handlers are run with.
+
+    Items of a phase are saved about every ``item_flush_seconds``, progress at most every ``progress_seconds``; 0 saves
+    each one at once.
+    """
 
     handlers: HandlerRegistry
     checkpoints: CheckpointStore
     work_root: Path
     services: Mapping[str, Any]
+    item_flush_seconds: float = 1.0
+    progress_seconds: float = 0.5
 
 
 def run_claimed(
@@ -49,8 +55,8 @@ def run_claimed(
         ClaimLost: when another attempt owns the task.
     """
     task = claim.task
-    checkpoint = CheckpointManager(claim, parts.checkpoints, stop)
-    writer = ProgressWriter(claim, parts.checkpoints)
+    checkpoint = CheckpointManager(claim, parts.checkpoints, stop, item_flush_seconds=parts.item_flush_seconds)
+    writer = ProgressWriter(claim, parts.checkpoints, interval=parts.progress_seconds)
 
     def save_progress(progress: Progress) -> None:
         if progressed is not None:

@@ -145,15 +145,12 @@ def _number(path: Path) -> int | None:
 
 
 def _field(path: Path, name: str) -> int | None:
-    """The number after ``name`` in a file of ``name number`` lines."""
+    """The number after ``name`` in a file of ``name number`` lines. Searched whole: some have hundreds of lines."""
     try:
-        for line in path.read_text(encoding="ascii").splitlines():
-            key, _, value = line.partition(" ")
-            if key == name:
-                return int(value.split()[0])
+        _, found, rest = (b"\n" + path.read_bytes()).partition(f"\n{name} ".encode())
+        return int(rest.split(None, 1)[0]) if found else None
     except (OSError, ValueError, IndexError):
         return None
-    return None
 
 
 @dataclass(frozen=True, slots=True)

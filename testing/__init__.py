@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from testing.emulator import ServiceBusEmulator
     from testing.faults import (
         CrashAtCheckpoint,
+        CrashAtItem,
         DuplicateMessages,
         FailAtCheckpoint,
         LoseLeaseAtCheckpoint,
@@ -29,13 +30,15 @@ if TYPE_CHECKING:
         run_job,
         setup_single_task_test,
     )
-    from testing.workbench import JobDidNotEnd, JobRun, Workbench
+    from testing.workbench import FaultDidNotFire, JobDidNotEnd, JobRun, Workbench
 
 _HOMES = {
     "Clock": "testing.clock",
     "CrashAtCheckpoint": "testing.faults",
+    "CrashAtItem": "testing.faults",
     "DuplicateMessages": "testing.faults",
     "FailAtCheckpoint": "testing.faults",
+    "FaultDidNotFire": "testing.workbench",
     "JobDidNotEnd": "testing.workbench",
     "JobRun": "testing.workbench",
     "LoseLeaseAtCheckpoint": "testing.faults",
@@ -57,8 +60,10 @@ _HOMES = {
 __all__ = [
     "Clock",
     "CrashAtCheckpoint",
+    "CrashAtItem",
     "DuplicateMessages",
     "FailAtCheckpoint",
+    "FaultDidNotFire",
     "JobDidNotEnd",
     "JobRun",
     "LoseLeaseAtCheckpoint",

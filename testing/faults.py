@@ -37,6 +37,17 @@ class CrashAtCheckpoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CrashAtItem:
+    """The worker is killed right after the ``number``-th finished item of a task is saved (counted over attempts).
+
+    With faults each item is saved as soon as it is marked, so that the place is the same in every run.
+    """
+
+    number: int = 1
+    task_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoseLeaseAtCheckpoint:
     """At the ``number``-th save the lease has run out and the task is queued for somebody else."""
 
@@ -52,14 +63,26 @@ class StopAtPhase:
     task_type: str | None = None
     reason: StopReason = StopReason.DRAIN
 
+    def __post_init__(self) -> None:
+        _check_reason(self.reason)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopAtProgress:
-    """The task is asked to stop once it reports at least ``percent`` (reports are throttled; the first is not)."""
+    """The task is asked to stop once it reports at least ``percent``. With faults no report is held back."""
 
     percent: float = 0.0
     task_type: str | None = None
     reason: StopReason = StopReason.DRAIN
+
+    def __post_init__(self) -> None:
+        _check_reason(self.reason)
+
+
+def _check_reason(reason: object) -> None:
+    if not isinstance(reason, StopReason):
+        allowed = ", ".join(f"StopReason.{known.name}" for known in StopReason)
+        raise TypeError(f"reason: must be one of {allowed} (from core.stopping); {reason!r} was given")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +102,7 @@ class LoseMessages:
 Fault = (
     FailAtCheckpoint
     | CrashAtCheckpoint
+    | CrashAtItem
     | LoseLeaseAtCheckpoint
     | StopAtPhase
     | StopAtProgress
@@ -110,8 +134,14 @@ class FaultyCheckpoints:
         self._state = state
         self._waiting = list(faults)
         self._saves: dict[str, int] = {}
+        self._items: dict[str, int] = {}
         self._stops: dict[str, StopToken] = {}
         self.crashed: set[tuple[str, int]] = set()
+
+    @property
+    def unfired(self) -> list[Fault]:
+        """The faults at a place in a task that has not been reached."""
+        return [fault for fault in self._waiting if not isinstance(fault, DuplicateMessages | LoseMessages)]
 
     def running(self, claim: Claim, stop: StopToken) -> None:
         """An execution of the task begins."""
@@ -144,6 +174,13 @@ class FaultyCheckpoints:
     def save_items(self, claim: Claim, phase: int, items: Mapping[str, Mapping[str, Any]]) -> None:
         self._check(claim)
         self._state.save_items(claim, phase, items)
+        saved = self._items[claim.task_id] = self._items.get(claim.task_id, 0) + len(items)
+        for fault in self._waiting:
+            match fault:
+                case CrashAtItem(number=number) if saved >= number and _meant(fault, claim):
+                    self._waiting.remove(fault)
+                    self.crashed.add((claim.task_id, claim.attempt))
+                    self._check(claim)
 
     def clear_checkpoint(self, claim: Claim) -> None:
         self._check(claim)
@@ -170,7 +207,7 @@ class FaultyCheckpoints:
                     due = fault.number == number
                 case StopAtPhase():
                     due = fault.phase == phase
-                case StopAtProgress() | DuplicateMessages() | LoseMessages():
+                case CrashAtItem() | StopAtProgress() | DuplicateMessages() | LoseMessages():
                     continue
             if due and _meant(fault, claim):
                 self._waiting.remove(fault)
@@ -179,7 +216,8 @@ class FaultyCheckpoints:
 
 
 def _meant(
-    fault: FailAtCheckpoint | CrashAtCheckpoint | LoseLeaseAtCheckpoint | StopAtPhase | StopAtProgress, claim: Claim
+    fault: FailAtCheckpoint | CrashAtCheckpoint | CrashAtItem | LoseLeaseAtCheckpoint | StopAtPhase | StopAtProgress,
+    claim: Claim,
 ) -> bool:
     return fault.task_type in (None, claim.task.task_type)
 

@@ -24,7 +24,7 @@ from testing.clock import Clock, ManualClock
 from testing.faults import CrashingExecutor, Fault, FaultyCheckpoints, FaultyNetwork
 from testing.mock_service_bus import MockServiceBusRepository
 from testing.mock_state_manager import MockStateManager
-from testing.workbench import JobRun, Workbench
+from testing.workbench import FaultDidNotFire, JobRun, Workbench
 
 __test__ = False  # the name is for users; pytest finds no tests here
 
@@ -78,6 +78,8 @@ def create_workbench(
         checkpoints=checkpoints if faults else state,
         work_root=root,
         services=DefaultServices(root / "output") if services is None else services,
+        item_flush_seconds=0.0 if faults else 1.0,
+        progress_seconds=0.0 if faults else 0.5,
     )
     inline = InlineExecutor(parts)
     machine = CoreMachine(
@@ -95,7 +97,7 @@ def create_workbench(
     )
     if work_root is None:
         weakref.finalize(machine, shutil.rmtree, root, ignore_errors=True)
-    return Workbench(machine=machine, state=state, messages=messages, clock=clock)
+    return Workbench(machine=machine, state=state, messages=messages, clock=clock, faults=checkpoints)
 
 
 def setup_single_task_test(
@@ -143,10 +145,14 @@ def run_job(job_type: str, parameters: Mapping[str, Any] | None = None, **option
         UnknownJobType: when no such type is registered.
         InvalidInput: when parameters do not fit; every fault is named.
         JobDidNotEnd: when it has not ended after two days on the clock.
+        FaultDidNotFire: when it ended without reaching the place of a fault, which then proved nothing.
     """
     bench = create_workbench(**options)
     try:
-        return bench.finish(bench.submit(job_type, parameters).job_id)
+        run = bench.finish(bench.submit(job_type, parameters).job_id)
+        if bench.faults.unfired:
+            raise FaultDidNotFire(bench.faults.unfired)
+        return run
     finally:
         bench.close()
 

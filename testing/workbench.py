@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -15,7 +15,7 @@ from core.records import AttemptRecord, JobRecord, StageRecord, TaskQuery, TaskR
 from core.states import TERMINAL_JOB_STATUSES, JobStatus, TaskStatus
 from core.stopping import StopToken
 from testing.clock import Clock
-from testing.faults import WorkerCrashed
+from testing.faults import Fault, FaultyCheckpoints, WorkerCrashed
 from testing.mock_service_bus import MockServiceBusRepository
 from testing.mock_state_manager import MockStateManager
 from transports.base import Delivery, DeliveryLost
@@ -29,6 +29,14 @@ _CHANNELS = (Channel.JOBS, Channel.FUNCTIONS, Channel.DOCKER)
 
 class JobDidNotEnd(GeoworkerError):
     """A job was still not at its end after a very long time."""
+
+
+class FaultDidNotFire(GeoworkerError):
+    """A job ended before it came to the place of a fault."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults = list(faults)
+        super().__init__(f"the job ended and these faults never fired: {', '.join(map(repr, faults))}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +70,7 @@ class Workbench:
     state: MockStateManager
     messages: MockServiceBusRepository
     clock: Clock
+    faults: FaultyCheckpoints = field(repr=False)
     outcomes: list[Outcome | WorkerCrashed] = field(default_factory=list)
 
     def submit(self, job_type: str, parameters: Mapping[str, Any] | None = None, *, rerun: bool = False) -> JobRecord:

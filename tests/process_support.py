@@ -16,7 +16,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
+def wait_until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
     """What ``condition`` gives as soon as it is true; an assertion fails after ``seconds``."""
     give_up_at = time.monotonic() + seconds
     while not (found := condition()):
@@ -25,6 +25,6 @@ def wait_until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
     return found
 
 
-def read_pid(path: Path) -> int:
+def read_pid(path: Path, seconds: float = 30.0) -> int:
     """The process id that a process writes to ``path``."""
-    return int(wait_until(lambda: path.exists() and path.read_text()))
+    return int(wait_until(lambda: path.exists() and path.read_text(), seconds))

@@ -19,6 +19,8 @@ from app.api.openapi import openapi_document
 from app.api.problems import on_any_error, on_geoworker_error, on_http_error, problem
 from app.api.requests import BodyTooLarge, NotJson
 from app.composition import Application, Role
+from app.dashboard.routes import routes as dashboard_routes
+from app.dashboard.session import SessionCookies, Sessions
 from app.health import dead_because, health, not_ready_because
 from app.settings import Settings
 from core.errors import ConfigurationError, Fault, GeoworkerError
@@ -73,7 +75,9 @@ def authenticators_for(settings: Settings) -> list[Authenticator]:
     Raises:
         ConfigurationError: when a tenant is named without an audience.
     """
-    authenticators: list[Authenticator] = [ApiKeys(settings.api_keys)] if settings.api_keys else []
+    authenticators: list[Authenticator] = (
+        [ApiKeys(settings.api_keys), SessionCookies(Sessions(settings.api_keys))] if settings.api_keys else []
+    )
     if settings.entra_tenant_id is not None:
         from app.api.entra import EntraTokens
 
@@ -131,7 +135,7 @@ def _routes(application: Application) -> list[Route]:
         routes += dead_letters.routes(application, application.dead_letters)
     if application.trigger is not None:
         routes += tasks.routes(application, application.trigger)
-    return routes
+    return [*routes, *dashboard_routes(application)]
 
 
 async def _too_large(_: Request, error: Exception) -> Response:

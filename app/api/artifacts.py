@@ -21,7 +21,7 @@ from core.ports import StateStore
 from core.records import TaskQuery
 from core.states import TaskStatus
 
-_PATH_KEY = "path"
+_PATH_KEYS = frozenset({"path", "picture", "stac"})
 _MEDIA_TYPES = {
     ".tif": "image/tiff; application=geotiff; profile=cloud-optimized",
     ".vrt": "application/xml",
@@ -77,10 +77,10 @@ def artifacts_of(store: StateStore, job_id: str, root: Path) -> dict[str, Artifa
 
 
 def _paths(value: Any) -> Iterator[str]:
-    """Every ``path`` in a result, however deep."""
+    """Every ``path``, ``picture`` and ``stac`` in a result, however deep."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            if key == _PATH_KEY and isinstance(inner, str):
+            if key in _PATH_KEYS and isinstance(inner, str):
                 yield inner
             else:
                 yield from _paths(inner)

@@ -10,17 +10,21 @@ import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
+from urllib.parse import urlencode
 
 from pydantic import SecretStr
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.problems import RETRY_AFTER_SECONDS, problem, retry_after
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/health", "/api/task/callback"})
 """Probes carry no credentials and tell no secrets; callbacks are authenticated by their signature."""
+SIGN_IN = "/sign-in"
+_OPEN_TREES = (SIGN_IN, "/static/", "/favicon.ico")
+"""What the sign-in page is made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,7 @@ class AuthenticationMiddleware:
     def __init__(self, app: ASGIApp, authenticators: Sequence[Authenticator], unidentified: Caller = ANONYMOUS) -> None:
         self._app = app
         self._authenticators = list(authenticators)
+        self._signs_in = any(isinstance(one, ApiKeys) for one in self._authenticators)
         self._unidentified = unidentified
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -97,14 +102,14 @@ class AuthenticationMiddleware:
         try:
             scope.setdefault("state", {})["caller"] = await self._caller(Request(scope))
         except Unauthenticated as error:
-            await _challenge(str(error))(scope, receive, send)
+            await self._refusal(Request(scope), str(error))(scope, receive, send)
         except IdentityUnavailable as error:
             await problem(503, str(error), headers=retry_after(RETRY_AFTER_SECONDS))(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
     async def _caller(self, request: Request) -> Caller:
-        if request.url.path in OPEN_PATHS:
+        if request.url.path in OPEN_PATHS or request.url.path.startswith(_OPEN_TREES):
             return ANONYMOUS
         if not self._authenticators:
             return self._unidentified
@@ -114,6 +119,20 @@ class AuthenticationMiddleware:
             if caller is not None:
                 return caller
         raise Unauthenticated("credentials are required")
+
+    def _refusal(self, request: Request, detail: str) -> Response:
+        return _sign_in(request) if self._signs_in and _is_page(request) else _challenge(detail)
+
+
+def _is_page(request: Request) -> bool:
+    """Whether a browser asks for a page, not a program for data."""
+    asks_for_html = "text/html" in request.headers.get("accept", "")
+    return request.method == "GET" and asks_for_html and not request.url.path.startswith("/api/")
+
+
+def _sign_in(request: Request) -> Response:
+    following = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    return RedirectResponse(f"{SIGN_IN}?{urlencode({'next': following})}", status_code=303)
 
 
 def _challenge(detail: str) -> Response:

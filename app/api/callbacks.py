@@ -12,6 +12,7 @@ from starlette.routing import Route
 from app.api.problems import problem
 from app.api.requests import bounded_body, query_int, run_in_threadpool
 from app.composition import Application
+from app.recording import record_call
 from core.messages import Channel
 from infrastructure.callbacks import CallbackRefused, CallbackVerifier
 
@@ -71,6 +72,7 @@ def undelivered(application: Application) -> list[Route]:
         if entry_id > MAX_ENTRY_ID or not await run_in_threadpool(outbox.replay, Channel.CALLBACKS, [entry_id]):
             return problem(404, f"no undelivered callback has the number {entry_id}")
         await run_in_threadpool(application.relay.publish, ())
+        await run_in_threadpool(record_call, application.actions, request, "replay_message", target=str(entry_id))
         return JSONResponse({"entry_id": entry_id, "replayed": True}, status_code=202)
 
     return [

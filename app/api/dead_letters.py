@@ -9,6 +9,7 @@ from starlette.routing import Route
 from app.api.requests import query_int, run_in_threadpool
 from app.composition import Application
 from app.dead_letters import DeadLetters
+from app.recording import record_call
 from core.errors import DeadLetterNotFound
 
 _GREATEST = 2**63 - 1
@@ -16,6 +17,9 @@ _GREATEST = 2**63 - 1
 
 def routes(application: Application, letters: DeadLetters) -> list[Route]:
     """The routes under ``/api/dead-letters``."""
+
+    async def kept(request: Request, action: str, queue: str, which: int | str) -> None:
+        await run_in_threadpool(record_call, application.actions, request, action, target=f"{queue} {which}")
 
     async def index(request: Request) -> Response:
         found = await run_in_threadpool(
@@ -31,20 +35,25 @@ def routes(application: Application, letters: DeadLetters) -> list[Route]:
 
     async def remove(request: Request) -> Response:
         await run_in_threadpool(letters.remove, *_letter(request))
+        await kept(request, "remove_dead_letter", *_letter(request))
         return Response(status_code=204)
 
     async def replay(request: Request) -> Response:
         answer = await run_in_threadpool(letters.replay, *_letter(request))
+        await kept(request, "replay_dead_letter", *_letter(request))
         await run_in_threadpool(application.relay.publish, ())
         return JSONResponse(answer, status_code=202)
 
     async def replay_all(request: Request) -> Response:
         answers = await run_in_threadpool(letters.replay_all, request.path_params["queue"])
+        await kept(request, "replay_dead_letter", request.path_params["queue"], "all")
         await run_in_threadpool(application.relay.publish, ())
         return JSONResponse({"replayed": answers}, status_code=202)
 
     async def purge(request: Request) -> Response:
-        return JSONResponse({"purged": await run_in_threadpool(letters.purge, request.path_params["queue"])})
+        purged = await run_in_threadpool(letters.purge, request.path_params["queue"])
+        await kept(request, "purge_dead_letters", request.path_params["queue"], "all")
+        return JSONResponse({"purged": purged})
 
     return [
         Route("/api/dead-letters", index, methods=["GET"]),

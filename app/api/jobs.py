@@ -10,6 +10,7 @@ from starlette.routing import Route
 
 from app.api.requests import json_object, query_bool, query_datetime, query_enum, query_int, run_in_threadpool
 from app.composition import Application
+from app.recording import record_call
 from app.views import attempt_view, job_status_view, job_view, task_view
 from core.errors import Fault, InvalidInput, JobNotFound, TaskNotFound
 from core.jobs import JobRegistry
@@ -88,6 +89,7 @@ def routes(application: Application) -> list[Route]:
     async def cancel(request: Request) -> Response:
         reason = f"cancelled by {request.state.caller.name}"
         job = await run_in_threadpool(machine.cancel_job, request.path_params["job_id"], reason=reason)
+        await run_in_threadpool(record_call, application.actions, request, "cancel", job_id=job.job_id)
         return JSONResponse(job_view(job))
 
     async def retry(request: Request) -> Response:
@@ -104,6 +106,9 @@ def routes(application: Application) -> list[Route]:
         job = await run_in_threadpool(
             machine.retry_job, request.path_params["job_id"], **grain, submitted_by=request.state.caller.name
         )
+        details = {"run": job.run, **{name: value for name, value in grain.items() if value is not None}}
+        facts = {"job_id": job.replay_of, "target": job.job_id, "details": details}
+        await run_in_threadpool(record_call, application.actions, request, "replay", **facts)
         url = f"/api/jobs/status/{job.job_id}"
         return JSONResponse({**job_view(job), "status_url": url}, status_code=202, headers={"Location": url})
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from app.api.tasks import StartTask
 from app.composition import Application, Role
-from app.health import version
+from app.process_report import version
 from core.states import JobStatus, TaskStatus
 
 _JSON = "application/json"

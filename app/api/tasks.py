@@ -34,6 +34,12 @@ class StartTask(BaseModel):
     task_type: str | None = Field(default=None, min_length=1, max_length=100, description="The handler to run.")
     params: dict[str, Any] | None = Field(default=None, description="Its parameters.")
     job_id: Identifier | None = Field(default=None, description="The job that the task belongs to.")
+    max_attempts: int = Field(
+        default=3,
+        ge=1,
+        le=100,
+        description="How often a task that nobody planned may fail, or die with its worker, before it is failed.",
+    )
     callback_url: str | None = Field(
         default=None,
         max_length=2048,
@@ -61,6 +67,7 @@ def routes(application: Application, trigger: HttpTrigger) -> list[Route]:
                 parameters=request.params,
                 job_id=request.job_id,
                 callback_url=request.callback_url,
+                max_attempts=request.max_attempts,
                 submitted_by=caller,
                 traceparent=traceparent,
             )

@@ -13,6 +13,9 @@ param name string = 'geoworker'
 @allowed(['service_bus', 'http_trigger'])
 param mode string = 'service_bus'
 
+@description('In http_trigger mode: give the Function App Service Bus queues of its own. The worker gets no role on them.')
+param functionQueues bool = false
+
 @description('What the worker runs on. containerApps scales by the length of the queue.')
 @allowed(['appService', 'containerApps'])
 param workerHost string = 'appService'
@@ -69,14 +72,15 @@ var names = {
   functionApp: '${name}-func-${suffix}'
   serviceBus: '${name}-bus-${suffix}'
   database: '${name}-db-${suffix}'
-  data: take('${replace(name, '-', '')}data${suffix}', 24)
-  files: take('${replace(name, '-', '')}file${suffix}', 24)
-  host: take('${replace(name, '-', '')}host${suffix}', 24)
+  data: take(toLower('${replace(name, '-', '')}data${suffix}'), 24)
+  files: take(toLower('${replace(name, '-', '')}file${suffix}'), 24)
+  host: take(toLower('${replace(name, '-', '')}host${suffix}'), 24)
   vault: take('${name}-kv-${suffix}', 24)
   insights: '${name}-insights'
   workspace: '${name}-logs'
 }
 var usesServiceBus = mode == 'service_bus'
+var hasNamespace = usesServiceBus || functionQueues
 var onContainerApps = workerHost == 'containerApps'
 var databaseName = 'geoworker'
 
@@ -139,13 +143,14 @@ module database 'modules/postgres.bicep' = {
   }
 }
 
-// In http_trigger mode there is no namespace, so that the worker can have no role on one.
-module serviceBus 'modules/servicebus.bicep' = if (usesServiceBus) {
+// In http_trigger mode there is a namespace only if the Function App is to have queues of its own, and in no case a role of
+// the worker on it.
+module serviceBus 'modules/servicebus.bicep' = if (hasNamespace) {
   name: 'servicebus'
   params: {
     location: location
     namespaceName: names.serviceBus
-    workerPrincipalId: identities.outputs.workerPrincipalId
+    workerPrincipalId: usesServiceBus ? identities.outputs.workerPrincipalId : ''
     functionPrincipalId: identities.outputs.functionPrincipalId
     scalerPrincipalId: identities.outputs.scalerPrincipalId
     actionGroupId: monitoring.outputs.actionGroupId
@@ -205,7 +210,8 @@ var functionHttpTriggerSettings = {
 var functionSettings = union(
   commonSettings,
   functionCommonSettings,
-  usesServiceBus ? functionServiceBusSettings : functionHttpTriggerSettings
+  hasNamespace ? functionServiceBusSettings : {},
+  usesServiceBus ? {} : functionHttpTriggerSettings
 )
 
 // Variable -> secret of the vault. Nothing secret is written into a setting: the platform fetches it when it starts.

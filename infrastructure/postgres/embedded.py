@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import warnings
 from pathlib import Path
@@ -47,8 +48,17 @@ class EmbeddedPostgres:
             raise ConfigurationError(
                 "embedded PostgreSQL", [Fault("data directory", f"cannot be used: {error}", str(self.directory))]
             ) from error
+        self._forget_the_dead()
         uri: str = self._server.get_uri()
         return uri
+
+    def _forget_the_dead(self) -> None:
+        """Strike killed processes from the list of users; or the last clean exit would leave the server on."""
+        users = self._server.global_process_id_list
+        with self._server._lock:
+            for pid in users.get_and_add(os.getpid()):
+                if not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
+                    users.get_and_remove(pid)
 
     @property
     def pid(self) -> int | None:

@@ -31,6 +31,7 @@ class StartRequest:
     parameters: Mapping[str, Any] | None = None
     job_id: str | None = None
     callback_url: str | None = None
+    max_attempts: int = 3  # of an ad-hoc task
     submitted_by: str | None = None
     traceparent: str | None = None
 
@@ -38,13 +39,10 @@ class StartRequest:
 class PostgresInbox:
     """Accepts tasks durably, and names those that wait."""
 
-    def __init__(
-        self, database: Database, *, max_backlog: int, hint_interval: timedelta, max_attempts: int = 3
-    ) -> None:
+    def __init__(self, database: Database, *, max_backlog: int, hint_interval: timedelta) -> None:
         self._db = database
         self._max_backlog = max_backlog
         self._hint_interval = hint_interval
-        self._max_attempts = max_attempts
         self._queries = queries("inbox")
         self._tasks = queries("tasks")
 
@@ -72,7 +70,7 @@ class PostgresInbox:
                 "submitted_by": request.submitted_by,
                 "traceparent": request.traceparent,
                 "max_backlog": self._max_backlog,
-                "max_attempts": self._max_attempts,
+                "max_attempts": request.max_attempts,
                 "hint_interval": self._hint_interval,
             },
         )

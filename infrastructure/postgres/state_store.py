@@ -32,6 +32,7 @@ from core.replay import check_grain, no_such_checkpoint
 from core.states import TERMINAL_JOB_STATUSES, JobStatus
 from infrastructure.postgres import rows
 from infrastructure.postgres.database import Connection, Database
+from infrastructure.postgres.job_filters import list_jobs
 from infrastructure.postgres.jsonb import dumps, jsonb
 from infrastructure.postgres.queries import queries
 from infrastructure.postgres.task_steps import ClaimStep, CompleteStep, TaskSteps
@@ -181,8 +182,7 @@ class PostgresStateStore:
         return rows.job(found) if found is not None else None
 
     def list_jobs(self, query: JobQuery) -> Sequence[JobRecord]:
-        names = ("status", "job_type", "created_after", "created_before", "id_prefix", "before", "limit")
-        found = self._db.rows(self._jobs["list"], {name: getattr(query, name) for name in names})
+        found = self._db.run(lambda connection: list_jobs(connection, "*", query))
         return [rows.job(row) for row in found]
 
     def list_stages(self, job_id: str) -> Sequence[StageRecord]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_CHUNK = 1 << 16
 
 
 def _prctl(option: int, argument: int) -> bool:
@@ -41,8 +42,7 @@ def prefer_for_oom_kill() -> None:
 def children_of(pid: int) -> list[int]:
     """The live and dead, not yet waited for, children of a process."""
     try:
-        text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
-        return [int(part) for part in text.split()]
+        return [int(part) for part in _read(f"/proc/{pid}/task/{pid}/children").split()]
     except OSError:
         return []
 
@@ -55,15 +55,33 @@ def tree_resident_bytes(pid: int) -> int:
 def forget_peak() -> None:
     """Begin the count of this process's peak memory anew: a child outlives its tasks, and each has its own peak."""
     try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        descriptor = os.open("/proc/self/clear_refs", os.O_WRONLY)
     except OSError:
         return
+    try:
+        os.write(descriptor, b"5")
+    except OSError:
+        return
+    finally:
+        os.close(descriptor)
 
 
 def resident_bytes(pid: int | str = "self") -> int | None:
     """The resident size of a process, or None where it cannot be known."""
     try:
-        pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]
+        pages = _read(f"/proc/{pid}/statm").split()[1]
     except (OSError, IndexError):
         return None
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _read(path: str) -> bytes:
+    """A whole small file. These are read around every task, and pathlib's text layers cost more than the kernel."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        whole = b""
+        while chunk := os.read(descriptor, _CHUNK):
+            whole += chunk
+        return whole
+    finally:
+        os.close(descriptor)

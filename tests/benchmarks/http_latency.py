@@ -30,6 +30,7 @@ from tests.geoworker_process import Process, wait_ready
 _CONNECTIONS = 64
 _LIMIT_MS = 100.0
 _IDLE_ROUNDS = 60
+_WARM_UP_SECONDS = 2.0  # connections of the pool are opened and statements prepared
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,14 +144,15 @@ def commit_floor(database_url: str, rounds: int = 300) -> float:
 def start_latencies(url: str) -> list[float]:
     """From sending the POST to the start of the handler in its child, milliseconds, with nothing else to do."""
     found = []
-    for number in range(_IDLE_ROUNDS):
-        body = {"task_id": f"idle-{number}", "task_type": "benchmark_clock", "params": {}}
-        began = time.time()
-        httpx.post(f"{url}/task/start", json=body).raise_for_status()
-        while (answer := httpx.get(f"{url}/task/idle-{number}")).status_code == 202:
-            time.sleep(0.005)
-        found.append((answer.json()["result"]["started_at"] - began) * 1000)
-        time.sleep(0.05)
+    with httpx.Client(base_url=url) as client:
+        for number in range(_IDLE_ROUNDS):
+            body = {"task_id": f"idle-{number}", "task_type": "benchmark_clock", "params": {}}
+            began = time.time()
+            client.post("/task/start", json=body).raise_for_status()
+            time.sleep(0.1)
+            while (answer := client.get(f"/task/idle-{number}")).status_code == httpx.codes.ACCEPTED:
+                time.sleep(0.02)
+            found.append((answer.json()["result"]["started_at"] - began) * 1000)
     return found
 
 
@@ -182,6 +184,8 @@ def measure(rates: list[int], seconds: float) -> None:
             httpx.post(f"{worker.url}/task/start", json=body).raise_for_status()
             port = int(worker.url.rsplit(":", 1)[1])
             held = 0
+            warm_up = asyncio.run(open_loop(port, rates[0], _WARM_UP_SECONDS, worker.process.pid))
+            print(f"warm-up, {warm_up.line().strip()}")
             for rate in rates:
                 figures = asyncio.run(open_loop(port, rate, seconds, worker.process.pid))
                 print(figures.line(), flush=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from chaos_harness import wait_until
+from chaos_harness import is_alive, wait_until
 
 from services.raster import sample_raster
 
@@ -50,7 +50,13 @@ class Dev:
         first = self.process.stdout.readline()
         assert "http://" in first, (directory / "dev.log").read_text()
         self.http = httpx.Client(base_url=first.split()[4], timeout=10)
-        wait_until(lambda: self.http.get("/readyz").status_code == 200, 40)
+        wait_until(self._ready, 40)
+
+    def _ready(self) -> bool:
+        try:
+            return self.http.get("/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
 
     def submit(self, job_type: str, parameters: dict[str, Any]) -> str:
         answer = self.http.post(f"/api/jobs/submit/{job_type}", json=parameters)
@@ -80,7 +86,7 @@ class Dev:
                 self.process.kill()
                 self.process.wait(10)
         assert self.process.stdout is not None
-        self.process.stdout.close()
+        self.process.stdout.close()  # idempotent, as all of these are
         self.http.close()
         self._log.close()
 
@@ -125,3 +131,8 @@ def test_kill_9_of_dev_in_mid_job_loses_nothing_and_does_nothing_twice(devs: lis
     assert Path(made["result"]["cog"]["path"]).is_file()
     (only,) = devs[1].tasks(raster)
     assert devs[1].attempts(only).count("completed") == 1
+
+    postmaster = int((tmp_path / "data" / "postgres" / "postmaster.pid").read_text().split()[0])
+    assert is_alive(postmaster)
+    devs[1].close()
+    wait_until(lambda: not is_alive(postmaster))  # though one of its two users never said good-bye

@@ -70,7 +70,7 @@ def run_chaos(running: Fleet, *, count: int, seconds: float, limit: float, kill_
 
 
 def test_a_task_longer_than_its_lock_completes_once_with_renewals_refused(two_workers: Fleet) -> None:
-    long_task(two_workers, seconds=12)
+    long_task(two_workers, seconds=9)
 
 
 def long_task(running: Fleet, *, seconds: float) -> None:
@@ -88,7 +88,7 @@ def long_task(running: Fleet, *, seconds: float) -> None:
 
 def test_a_handler_that_holds_the_interpreter_does_not_cost_the_lock(two_workers: Fleet) -> None:
     deliveries, renewals = (len(two_workers.emulator.deliveries(WORK)), len(two_workers.emulator.renewals(WORK)))
-    job = two_workers.submit("queue_gil", name="gil", count=1, seconds=11)
+    job = two_workers.submit("queue_gil", name="gil", count=1, seconds=8)
     two_workers.wait(job, 60)
     two_workers.check_completed_once(job, 1)
     assert len(two_workers.emulator.deliveries(WORK)) - deliveries == 1
@@ -142,7 +142,7 @@ def test_a_polling_worker_stops_at_once(two_workers: Fleet) -> None:
 
 
 def test_tasks_complete_exactly_once_while_connections_drop_and_workers_die(two_workers: Fleet) -> None:
-    run_chaos(two_workers, count=60, seconds=0.2, limit=200, kill_every=6)
+    run_chaos(two_workers, count=45, seconds=0.2, limit=200, kill_every=6)
 
 
 @pytest.mark.slow

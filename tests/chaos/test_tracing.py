@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
-import chaos_service
-import httpx
 import pytest
 from chaos_harness import make_claim, wait_until
+from chaos_process import deployed
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
@@ -22,6 +19,7 @@ from core.messages import Message, TaskMessage
 from core.outcome import Failed, Finished, Outcome
 from core.ports import Raised, Returned
 from core.stopping import StopToken
+from infrastructure.postgres.database import Database
 from infrastructure.process_executor.bootstrap import ChildSpec
 from infrastructure.process_executor.executor import ProcessExecutor
 from infrastructure.telemetry.asgi import TracingMiddleware
@@ -114,52 +112,38 @@ def test_one_trace_from_the_message_to_the_child(collector: Collector, tmp_path:
     assert attributes["geoworker.attempt"].int_value == 1
 
 
-def test_one_trace_from_a_submission_over_http_to_the_child(
-    collector: Collector, database_url: str, tmp_path: Path
+@pytest.mark.parametrize("mode", ["in_memory", "service_bus", "http_trigger"])
+def test_one_trace_from_a_submission_over_the_transport_to_the_child(
+    mode: str, collector: Collector, database_url: str, database: Database, tmp_path: Path
 ) -> None:
-    service = subprocess.Popen(
-        [
-            sys.executable,
-            chaos_service.__file__,
-            database_url,
-            str(tmp_path),
-            "embedded",
-            f"OTEL_EXPORTER_OTLP_ENDPOINT={collector.url}",
-        ],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert service.stdout is not None
-    address = service.stdout.readline().strip()
-    try:
-        wait_until(lambda: _answers(f"{address}/readyz"))
-        root = new_traceparent()
+    root = new_traceparent()
+    trace_id = root.split("-")[1]
+    endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+    with deployed(mode, database_url, tmp_path, database, **endpoint) as deployment:
+        worker = deployment.start_worker()
+        front = deployment.front(worker)
         parameters = {"effects": str(tmp_path / "effects"), "count": 1, "seconds": 0.0}
-        submitted = httpx.post(
-            f"{address}/api/jobs/submit/chaos_items", json=parameters, headers={"traceparent": root}
+        submitted = front.http.post(
+            "/api/jobs/submit/chaos_items", json=parameters, headers={"traceparent": root}
         ).json()
-        status = f"{address}/api/jobs/status/{submitted['job_id']}"
-        wait_until(lambda: httpx.get(status).json()["status"] == "completed", 20)
-        scraped = httpx.get(f"{address}/metrics").text
+        status = f"/api/jobs/status/{submitted['job_id']}"
+        wait_until(lambda: front.http.get(status).json()["status"] == "completed", 40)
+        scraped = worker.http.get("/metrics").text
         assert 'geoworker_tasks_total{outcome="Finished",task_type="items"} 1.0' in scraped
         assert "geoworker_children_started_total" in scraped
-    finally:
-        service.terminate()
-        assert service.wait(15) == 0
-        service.stdout.close()
+        for process in {worker, front}:  # spans are sent at the latest when a process stops
+            process.process.terminate()
+            assert process.process.wait(30) == 0
     names = {"HTTP POST", "job chaos_items", "task items", "handler items", "stage complete chaos_items"}
-    wait_until(lambda: names <= {span.name for span in collector.spans if span.trace_id.hex() == root.split("-")[1]})
-    request, task, handler = (collector.named(name) for name in ("HTTP POST", "task items", "handler items"))
-    assert request.parent_span_id.hex() == root.split("-")[2]
-    assert task.parent_span_id == request.span_id
-    assert handler.parent_span_id == task.span_id
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url).status_code == 200
-    except httpx.ConnectError:
-        return False
+    wait_until(lambda: names <= {span.name for span in collector.spans if span.trace_id.hex() == trace_id})
+    spans = {span.span_id: span for span in collector.spans if span.trace_id.hex() == trace_id}
+    handler = next(span for span in spans.values() if span.name == "handler items")
+    path = [handler]
+    while path[-1].parent_span_id in spans:
+        path.append(spans[path[-1].parent_span_id])
+    assert [span.name for span in path[:2]] == ["handler items", "task items"]
+    assert path[-1].name == "HTTP POST"  # the submission
+    assert path[-1].parent_span_id.hex() == root.split("-")[2]
 
 
 def test_http_requests_continue_the_callers_trace(collector: Collector) -> None:

@@ -141,12 +141,18 @@ def test_each_process_has_the_rights_on_queues_that_its_code_uses() -> None:
     }
 
 
-def test_in_http_trigger_mode_nobody_has_a_role_on_service_bus() -> None:
-    assert MAIN.of("module")["serviceBus"].condition == "(usesServiceBus)"
+def test_in_http_trigger_mode_the_worker_has_no_role_on_service_bus() -> None:
+    module = MAIN.of("module")["serviceBus"]
+    given = text(properties(properties(module.node)["params"])["workerPrincipalId"])
+    assert given == "usesServiceBus ? identities.outputs.workerPrincipalId : ''"
     assert text(MAIN.of("var")["usesServiceBus"].body) == "mode == 'service_bus'"
+    assert module.condition == "(hasNamespace)"
+    assert text(MAIN.of("var")["hasNamespace"].body) == "usesServiceBus || functionQueues"
     for name, declaration, role, _ in assignments():
         if role.startswith("Azure Service Bus"):
             assert name == "modules/servicebus.bicep", declaration.name
+            if "workerPrincipalId" in text(declaration.node):
+                assert declaration.condition == "(!empty(workerPrincipalId))"
     namespaces = [
         name for name, file in FILES.items() for _, full in file.resource_types() if "ServiceBus/namespaces@" in full
     ]

@@ -105,6 +105,14 @@ def test_bicep_sets_what_exists_and_all_that_the_function_app_needs(mode: Orches
     refuse(check(environment, Process.FUNCTION_APP))
 
 
+def test_the_function_app_may_have_queues_of_its_own_in_http_trigger_mode() -> None:
+    both = {
+        **bicep_environment(False, OrchestrationMode.SERVICE_BUS, "function"),
+        **bicep_environment(False, OrchestrationMode.HTTP_TRIGGER, "function"),
+    }
+    refuse(check(both, Process.FUNCTION_APP))
+
+
 def test_the_check_would_see_a_setting_that_is_left_out() -> None:
     whole = bicep_environment(False, OrchestrationMode.HTTP_TRIGGER, "function")
     for name in ("DATABASE_URL", "DOCKER_WORKER_URL"):

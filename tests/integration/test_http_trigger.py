@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 from starlette.testclient import TestClient
 
@@ -103,6 +104,7 @@ def test_the_same_request_again_runs_nothing_twice_and_another_one_is_a_conflict
         ({"task_id": ""}, 422, "task_id"),
         ({"task_id": "a b"}, 422, "task_id"),
         ({"task_id": "x", "colour": 1}, 422, "colour"),
+        ({"task_id": "x", "max_attempts": 0}, 422, "max_attempts"),
         ({"task_id": "x", "task_type": "hello_world_greeting", "params": {"index": -1}}, 422, "index"),
         (
             {"task_id": "x", "task_type": "hello_world_greeting", "callback_url": "https://example.org/x"},
@@ -216,3 +218,38 @@ def test_delete_cancels(client: TestClient, worker: Application) -> None:
     assert client.get("/task/x-1").json()["status"] == "cancelled"
     assert client.get("/task/x-1").status_code == 200
     assert client.delete("/task/none").status_code == 404
+
+
+def test_a_database_that_is_away_is_503_and_nothing_was_accepted(
+    client: TestClient, worker: Application, postgres_server: str, database_url: str
+) -> None:
+    name = psycopg.conninfo.conninfo_to_dict(database_url)["dbname"]
+    assert isinstance(name, str)
+    with psycopg.connect(postgres_server, autocommit=True) as admin:
+
+        def allow(yes: bool) -> None:
+            admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS {yes}".encode())
+
+        def hang_up() -> int:
+            ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+            return admin.execute(ended, [name]).rowcount
+
+        allow(False)
+        try:
+            while hang_up():  # one that was just being opened may have slipped in
+                time.sleep(0.2)
+            answer = start(client, task_id="a-1", task_type="hello_world_greeting")
+            assert answer.status_code == 503, answer.text
+            assert answer.headers["retry-after"].isdigit()
+            assert "nothing was accepted" in answer.json()["detail"]
+            assert client.get("/livez").status_code == 200
+            assert client.get("/readyz").status_code == 503
+        finally:
+            allow(True)
+    deadline = time.monotonic() + 30
+    while client.get("/readyz").status_code != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert worker.store.get_task("a-1") is None
+    assert start(client, task_id="a-1", task_type="hello_world_greeting").status_code == 202
+    assert ended(client, "a-1")["status"] == "completed"

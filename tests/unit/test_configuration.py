@@ -87,6 +87,19 @@ def test_a_setting_of_another_mode_or_process_is_pointed_out() -> None:
     assert not report.faults
 
 
+def test_in_http_trigger_mode_service_bus_is_the_function_apps_alone() -> None:
+    """Its own queues may be there; a worker that holds a namespace has a setting too many."""
+    name = "ServiceBusConnection__fullyQualifiedNamespace"
+    bus = {"DOCKER_ORCHESTRATION_MODE": "http_trigger", "SERVICE_BUS_FQDN": "x.servicebus.windows.net"}
+    assert [one.field for one in check({**WORKER, **bus}, Process.WORKER).warnings] == ["SERVICE_BUS_FQDN"]
+    front = {**WORKER, **bus, "DOCKER_WORKER_URL": "https://worker.example.org"}
+    del front["HOST"]
+    assert [one.field for one in check(front, Process.FUNCTION_APP).faults] == [name]
+    complete = check({**front, name: bus["SERVICE_BUS_FQDN"]}, Process.FUNCTION_APP)
+    assert not complete.faults
+    assert not complete.warnings
+
+
 def test_a_misspelt_name_is_pointed_out() -> None:
     environment = {name: value for name, value in WORKER.items() if name != "SERVICE_BUS_FQDN"}
     report = check({**environment, "SERVICE_BUS_FQND": "x.servicebus.windows.net"}, Process.WORKER)

@@ -22,7 +22,9 @@ from core.outcome import (
     RetryLater,
     Superseded,
 )
+from core.states import TaskStatus
 from core.stopping import StopReason, StopToken
+from testing import setup_single_task_test
 from transports.base import Complete, DeadLetter, Retry, Settlement
 from transports.in_memory import InMemoryQueue, InMemorySource
 from transports.settlement import settlement_for
@@ -134,3 +136,15 @@ def test_a_message_fetched_as_the_worker_stops_is_given_back_untouched() -> None
         serve(source, handle, stop, status)
         assert (len(queue), queue.locked) == (1, 0)  # there at once for another worker, not when a lock runs out
     assert (status.messages_processed, status.last_error) == (0, None)
+
+
+def test_a_stop_between_claiming_and_starting_releases_the_task_untouched() -> None:
+    machine, store, _, message = setup_single_task_test("hello_world_greeting", {"message": "Hello!"}, "hello_world")
+    stop = StopToken()
+    stop.request(StopReason.DRAIN)
+    assert machine.run_task(message, stop=stop) == Interrupted(reason=StopReason.DRAIN)
+    task = store.get_task(message.task_id)
+    assert task is not None
+    assert (task.status, task.failures, task.interruptions) == (TaskStatus.QUEUED, 0, 1)
+    assert task.progress is None  # the handler reports some
+    assert isinstance(machine.run_task(message, stop=StopToken()), Finished)

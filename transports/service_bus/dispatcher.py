@@ -52,15 +52,24 @@ class ServiceBusDispatcher(TaskDispatcher):
     ) -> Sequence[DispatchResult]:
         results: list[DispatchResult | None] = [None] * len(messages)
         with self._lock:
-            try:
-                work(self._link.open(), results)
-            except transport_errors() as error:
-                text = describe(error)
-                self._link.drop()
-                self._note(text)
-                return [result or TryAgain(text) for result in results]
-            self._note(None)
-        return [result or Sent() for result in results]
+            fault = self._attempt(work, results, reused=self._link.is_open)
+            self._note(fault)
+        return [result or (Sent() if fault is None else TryAgain(fault)) for result in results]
+
+    def _attempt(
+        self,
+        work: Callable[[ServiceBusSender, list[DispatchResult | None]], None],
+        results: list[DispatchResult | None],
+        *,
+        reused: bool,
+    ) -> str | None:
+        """What went wrong, or None. A link that lay idle may long be dead: then a fresh one is tried at once."""
+        try:
+            work(self._link.open(), results)
+        except transport_errors() as error:
+            self._link.drop()
+            return self._attempt(work, results, reused=False) if reused else describe(error)
+        return None
 
     def _note(self, fault: str | None) -> None:
         """Say so in the log when the state changes, not at each try."""
@@ -98,6 +107,8 @@ def _send(sender: ServiceBusSender, messages: Sequence[Message], results: list[D
                 results[index] = Sent()
 
     for index, message in enumerate(messages):
+        if results[index] is not None:  # sent, or refused, before the link broke
+            continue
         wire = to_wire(message)
         try:
             batch.add_message(wire)

@@ -1,7 +1,10 @@
 // Three queues, and for each process exactly the rights that its part of the walk needs.
 param location string
 param namespaceName string
+
+@description('Empty in http_trigger mode: the worker has no role then.')
 param workerPrincipalId string
+
 param functionPrincipalId string
 
 @description('Empty where nothing scales by the length of a queue.')
@@ -55,8 +58,8 @@ resource longRunning 'Microsoft.ServiceBus/namespaces/queues@2024-01-01' = {
 }
 
 // worker: takes long tasks, reports stages as complete, sends a long task's hint again
-resource workerReceives 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
-  name: guid(longRunning.id, workerPrincipalId, receiver)
+resource workerReceives 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (!empty(workerPrincipalId)) {
+  name: guid(longRunning.id, 'worker', receiver)
   scope: longRunning
   properties: {
     principalId: workerPrincipalId
@@ -65,8 +68,8 @@ resource workerReceives 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   }
 }
 
-resource workerSendsTasks 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
-  name: guid(longRunning.id, workerPrincipalId, sender)
+resource workerSendsTasks 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (!empty(workerPrincipalId)) {
+  name: guid(longRunning.id, 'worker', sender)
   scope: longRunning
   properties: {
     principalId: workerPrincipalId
@@ -75,8 +78,8 @@ resource workerSendsTasks 'Microsoft.Authorization/roleAssignments@2022-04-01' =
   }
 }
 
-resource workerSendsJobs 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
-  name: guid(jobs.id, workerPrincipalId, sender)
+resource workerSendsJobs 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (!empty(workerPrincipalId)) {
+  name: guid(jobs.id, 'worker', sender)
   scope: jobs
   properties: {
     principalId: workerPrincipalId

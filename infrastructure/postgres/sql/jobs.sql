@@ -32,18 +32,6 @@ SELECT * FROM app.jobs WHERE fingerprint = %(fingerprint)s ORDER BY run DESC LIM
 -- name: get
 SELECT * FROM app.jobs WHERE job_id = %(job_id)s
 
--- name: list
-SELECT * FROM app.jobs
-WHERE (%(status)s::text IS NULL OR status = %(status)s)
-  AND (%(job_type)s::text IS NULL OR job_type = %(job_type)s)
-  AND (%(created_after)s::timestamptz IS NULL OR created_at >= %(created_after)s)
-  AND (%(created_before)s::timestamptz IS NULL OR created_at < %(created_before)s)
-  AND (%(id_prefix)s::text IS NULL OR starts_with(job_id, %(id_prefix)s))
-  AND (%(before)s::text IS NULL
-       OR (created_at, job_id) < (SELECT b.created_at, b.job_id FROM app.jobs b WHERE b.job_id = %(before)s))
-ORDER BY created_at DESC, job_id DESC
-LIMIT %(limit)s
-
 -- name: stages
 SELECT * FROM app.stages WHERE job_id = %(job_id)s ORDER BY stage
 

@@ -14,7 +14,9 @@ from testing.emulator import ServiceBusEmulator
 pytestmark = pytest.mark.usefixtures("closing")
 
 
-@pytest.mark.parametrize("consumers", [2, 5, 10])
+@pytest.mark.parametrize(
+    "consumers", [pytest.param(2, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow), 10]
+)
 def test_each_task_is_completed_once_whatever_competes(
     consumers: int, database_url: str, settings: Settings, database: Database
 ) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -293,3 +294,26 @@ def _claim_again(store: MockStateManager, held: Claim | None) -> Claim:
     claimed = store.claim_task("task-1", worker_id="worker", lease=timedelta(seconds=60))
     assert isinstance(claimed, Claim)
     return claimed
+
+
+def test_threads_that_ask_at_the_same_time_get_the_same_items(
+    store: MockStateManager, next_claim: NextClaim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = 8
+    together = threading.Barrier(threads)
+    load = store.load_items
+
+    def slow(claim: Claim, phase: int) -> Any:
+        threading.Event().wait(0.05)  # long enough for every thread to ask before the first has its answer
+        return load(claim, phase)
+
+    monkeypatch.setattr(store, "load_items", slow)
+    checkpoint = CheckpointManager(next_claim(), store, StopToken())
+
+    def mark(number: int) -> None:
+        together.wait(5)
+        checkpoint.items(1).mark(str(number))
+
+    with checkpoint, ThreadPoolExecutor(threads) as pool:
+        list(pool.map(mark, range(threads)))
+    assert len(checkpoint.items(1)) == threads

@@ -18,13 +18,16 @@ from core.states import JobStatus, TaskStatus
 from core.stopping import StopReason, StopToken
 from testing import (
     CrashAtCheckpoint,
+    CrashAtItem,
     DuplicateMessages,
     FailAtCheckpoint,
+    FaultDidNotFire,
     JobDidNotEnd,
     JobRun,
     LoseLeaseAtCheckpoint,
     LoseMessages,
     StopAtPhase,
+    StopAtProgress,
     WorkerCrashed,
     create_workbench,
     run_job,
@@ -192,8 +195,39 @@ def test_every_fault_at_once() -> None:
 
 
 def test_a_fault_is_for_its_task_type() -> None:
-    assert history(run(FailAtCheckpoint(task_type="other"))) == [AttemptOutcome.COMPLETED]
+    with pytest.raises(FaultDidNotFire, match="task_type='other'"):
+        run(FailAtCheckpoint(task_type="other"))
     assert len(history(run(FailAtCheckpoint(task_type="phases")))) == 2
+
+
+def test_a_reason_that_is_none_is_refused_where_the_fault_is_made() -> None:
+    with pytest.raises(TypeError, match=r"StopReason\.DRAIN"):
+        StopAtPhase(reason="shutdown")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="'shutdown' was given"):
+        StopAtProgress(reason="shutdown")  # type: ignore[arg-type]
+
+
+def test_a_crash_at_an_item_redoes_only_what_was_not_saved() -> None:
+    done: list[str] = []
+
+    def items(params: Mapping[str, Any], context: DockerTaskContext) -> dict[str, Any]:
+        log = context.checkpoint.items(1)
+        for key in "abcd":
+            if key not in log:
+                done.append(key)
+                log.mark(key)
+        return {"success": True, "items": len(log)}
+
+    handlers = HandlerRegistry([HandlerSpec(task_type="items", handler=items)])
+    machine, state, _, message = setup_single_task_test("items", {}, handlers=handlers, faults=[CrashAtItem(number=3)])
+    with pytest.raises(WorkerCrashed):
+        machine.process_task_message(message)
+    assert done == ["a", "b", "c"]
+    for _ in range(2):  # the lease runs out, then the back-off
+        state.advance(timedelta(minutes=10))
+        state.sweep(limit=10)
+    assert machine.process_task_message(message)["items"] == 4
+    assert done == ["a", "b", "c", "d"]
 
 
 def test_a_single_task_is_stopped_by_the_test() -> None:
