@@ -56,7 +56,7 @@ def picture_before(params: ProcessRaster, context: DockerTaskContext) -> dict[st
 def _drawn(params: ProcessRaster, context: DockerTaskContext) -> dict[str, Any] | None:
     source = source_of(params.source_url, context, subdataset=params.subdataset)
     validation = validate(source, input_crs=params.input_crs)
-    outputs = outputs_for(safe_stem(source.name), params.output_dir, context)
+    outputs = outputs_for(params.output_name or safe_stem(source.name), params.output_dir, context)
     file: Path = outputs.directory / f"{outputs.stem}.before.png"
     with open_source(source) as dataset:
         if dataset.width * dataset.height > MOST_PIXELS and not dataset.overviews(1):

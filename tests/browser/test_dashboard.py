@@ -176,6 +176,7 @@ def test_a_raster_is_seen_and_replayed_from_a_checkpoint(page: Page, application
         assert image.evaluate("image => image.naturalWidth") > 100
     expect(page.get_by_text("Before: the source in its own projection")).to_be_visible()
     expect(page.locator(".map path.footprint")).to_have_count(2)
+    expect(page.locator(".histogram path")).to_have_count(3)
     expect(page.get_by_role("heading", name="STAC item")).to_be_visible()
     expect(page.get_by_text("EPSG:3857").first).to_be_visible()
     assert stayed(page)
