@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 _PING_SECONDS = 2.0  # health checks ask, and whoever asks them waits no longer
 _CLOSE_SECONDS = 1.0
-# Within one series of tries the pauses double. A series that failed is followed by a new one as soon as anyone asks.
+# The pauses between the tries of one series double; each series that failed is followed by a new one.
 _RECONNECT_SECONDS = 3.0
 
 PasswordProvider = Callable[[], str]
@@ -88,6 +88,7 @@ class ConnectionPoolManager:
             timeout=self._settings.acquire_timeout,
             max_lifetime=self._settings.max_lifetime,
             reconnect_timeout=_RECONNECT_SECONDS,
+            reconnect_failed=ConnectionPool.check,  # grows it, for the callers that wait
             configure=clean_text,
             open=True,
             name="geoworker",
