@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from app.raster_limits import raster_limits
 from app.settings import Settings
 from app.storage import storage_spec
 from core.storage import Storage
@@ -29,11 +30,17 @@ def arguments(settings: Settings, conninfo: str) -> Mapping[str, Any]:
         "output_dir": str(settings.output_dir),
         "output_url": settings.output_url,
         "storage": storage_spec(settings).as_dict(),
+        "raster": dict(raster_limits(settings)),
     }
 
 
 def handler_services(
-    output_dir: Path, database: Database, storage: Storage, output_url: str | None = None
+    output_dir: Path,
+    database: Database,
+    storage: Storage,
+    output_url: str | None = None,
+    *,
+    raster: Mapping[str, Any],
 ) -> Mapping[str, Any]:
     """What handlers are offered by name (``context.services``) in every process with a database."""
     from infrastructure.postgres.h3_store import PostgresGridStore
@@ -43,6 +50,7 @@ def handler_services(
         "output_address": output_url,
         "storage": storage,
         "h3_grid_store": PostgresGridStore(database),
+        **raster,
     }
 
 
@@ -66,7 +74,9 @@ def parts(told: Mapping[str, Any]) -> Iterator[HandlerParts]:
             handlers=handler_registry(),
             checkpoints=PostgresCheckpointStore(database),
             work_root=Path(told["work_root"]),
-            services=handler_services(Path(told["output_dir"]), database, storage, told["output_url"]),
+            services=handler_services(
+                Path(told["output_dir"]), database, storage, told["output_url"], raster=told["raster"]
+            ),
         )
     finally:
         storage.close()

@@ -201,10 +201,20 @@ def result_lines(result: Mapping[str, Any]) -> list[Text]:
         verdict = "valid COG" if cog.get("valid", True) else "NOT a valid COG"
         facts = f"{cog.get('size_bytes', 0) / 1e6:.2f} MB, {cog.get('compression', '')}, {verdict}"
         lines.append(Text.assemble(("COG      ", "bold"), str(cog["path"]), f"  ({facts})"))
+    tiles, mosaic = result.get("tiles"), result.get("mosaic")
+    if isinstance(mosaic, Mapping) and "path" in mosaic:
+        facts = ""
+        if isinstance(tiles, Mapping):
+            shown = tiles["count"] - tiles["without_data"]
+            facts = f"  ({shown} of {tiles['count']} tiles have data, {tiles['size_bytes'] / 1e6:.2f} MB)"
+        lines.append(Text.assemble(("mosaic   ", "bold"), str(mosaic["path"]), facts))
     stac = result.get("stac")
     if isinstance(stac, Mapping) and "path" in stac:
         lines.append(Text.assemble(("STAC     ", "bold"), str(stac["path"])))
     thumbnail = result.get("thumbnail")
     if isinstance(thumbnail, Mapping) and "path" in thumbnail:
         lines.append(Text.assemble(("preview  ", "bold"), str(thumbnail["path"])))
+    failed = result.get("failed")
+    if isinstance(failed, list) and failed and isinstance(failed[0], Mapping):
+        lines += [Text.assemble(("failed   ", "bold red"), f"{one['source']}: {one['message']}") for one in failed[:10]]
     return lines

@@ -15,6 +15,7 @@ from app import child
 from app.dead_letters import DeadLetters
 from app.lifecycle import DockerWorkerLifecycle
 from app.process_report import process_report
+from app.raster_limits import raster_limits
 from app.reporter import Reporter
 from app.settings import OrchestrationMode, Settings
 from app.storage import storage_spec
@@ -500,7 +501,9 @@ def _executor(
             handlers=handlers,
             checkpoints=PostgresCheckpointStore(database),
             work_root=settings.work_root,
-            services=child.handler_services(settings.output_dir, database, storage, settings.output_url),
+            services=child.handler_services(
+                settings.output_dir, database, storage, settings.output_url, raster=raster_limits(settings)
+            ),
         )
     )
     if children is None:

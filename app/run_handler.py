@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, assert_never
 
+from app.raster_limits import raster_limits
 from app.settings import Settings
 from app.storage import storage_spec
 from core.ports import Raised, Returned, Stopped
@@ -60,6 +61,7 @@ def run_one(
         "output_address": settings.output_url if output_dir is None else None,
         "storage": storage,
         "h3_grid_store": _grid_store(),
+        **raster_limits(settings),
     }
     task = TaskRecord(
         task_id="run-handler",

@@ -107,6 +107,18 @@ class Settings(BaseModel):
     memory_soft_percent: float = Field(
         default=85.0, gt=0, le=100, description="Share of the memory limit above which a task is asked to stop."
     )
+    raster_tiling_threshold_mb: float = Field(
+        default=2048.0,
+        ge=0,
+        description="Declared size (width x height x bands x bytes, in MiB) above which a raster becomes a mosaic of "
+        "tiles instead of one COG.",
+    )
+    raster_memory_mb: int | None = Field(
+        default=None,
+        ge=128,
+        description="Memory (MiB) that one raster task may take. Unset: a quarter of the container's limit, at most "
+        "2048, divided by `WORKER_CONCURRENCY`.",
+    )
     min_free_disk_mb: int = Field(
         default=512, ge=0, description="Free space (MiB) on the ETL mount below which no task is started."
     )

@@ -83,6 +83,8 @@ CATALOGUE: Mapping[str, Mapping[str, Use]] = {
         "executor_recycle_tasks": Use(processes=_RUNNERS),
         "executor_recycle_mb": Use(processes=_RUNNERS),
         "memory_soft_percent": Use(processes=_RUNNERS),
+        "raster_tiling_threshold_mb": Use(processes=_RUNNERS),
+        "raster_memory_mb": Use(processes=_RUNNERS),
         "min_free_disk_mb": Use(processes=_RUNNERS),
         "etl_mount": EVERYWHERE,
     },

@@ -47,11 +47,15 @@ class JobDefinition(ABC, Generic[P]):
     description: ClassVar[str] = ""
     stages: ClassVar[tuple[Stage, ...]]
     failure_policy: ClassVar[FailurePolicy] = FailurePolicy.FAIL_FAST
+    plans_with_failures: ClassVar[bool] = False
+    """Whether :meth:`plan` also gets the results of tasks that failed (only jobs that collect have any)."""
     parameters: type[P]
 
     @abstractmethod
     def plan(self, stage: Stage, parameters: P, previous: Sequence[TaskResult]) -> Iterable[TaskPlan]:
         """The tasks of ``stage``, given the results of the stage before it (in order of index; empty for the first).
+
+        Those are of completed tasks alone, unless :attr:`plans_with_failures`.
 
         Must be deterministic: it may be called again after a crash. An empty plan is legal and completes the stage.
         """

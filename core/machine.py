@@ -241,7 +241,8 @@ class CoreMachine:
         stage = definition.stage(number, parameters)
         if stage.task_type not in self.handlers:
             raise UnknownTaskType(stage.task_type, list(self.handlers))
-        tasks = list(definition.plan(stage, parameters, _usable(previous)))
+        usable = previous if definition.plans_with_failures else _usable(previous)
+        tasks = list(definition.plan(stage, parameters, usable))
         commit = self.store.plan_stage(
             job.job_id,
             StagePlan(

@@ -17,6 +17,33 @@ from core.stopping import StopReason, StopToken
 RASTERS = Path(__file__).parent / "data" / "rasters"
 
 
+class MemoryItems:
+    """Finished items in memory."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, Mapping[str, Any]] = {}
+        self.marked: list[str] = []
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.known
+
+    def __len__(self) -> int:
+        return len(self.known)
+
+    def get(self, key: str) -> Mapping[str, Any] | None:
+        return self.known.get(key)
+
+    def items(self) -> Iterable[tuple[str, Mapping[str, Any]]]:
+        return list(self.known.items())
+
+    def mark(self, key: str, data: Mapping[str, Any] | None = None) -> None:
+        self.marked.append(key)
+        self.known.setdefault(key, dict(data or {}))
+
+    def flush(self) -> None:
+        """Nothing is buffered."""
+
+
 class MemoryCheckpoint:
     """A checkpoint in memory that outlives its context, as the stored one does."""
 
@@ -26,6 +53,7 @@ class MemoryCheckpoint:
         self.artifacts: dict[int, tuple[Path, ...]] = {}
         self.cursor: Mapping[str, Any] | None = None
         self.saved: list[int] = []
+        self.item_logs: dict[int, MemoryItems] = {}
 
     def should_skip(self, phase: int) -> bool:
         return phase <= self.phase
@@ -52,8 +80,8 @@ class MemoryCheckpoint:
     def save_cursor(self, cursor: Mapping[str, Any]) -> None:
         self.cursor = cursor
 
-    def items(self, phase: int) -> Any:
-        raise NotImplementedError(f"phase {phase} has no items")
+    def items(self, phase: int) -> MemoryItems:
+        return self.item_logs.setdefault(phase, MemoryItems())
 
     def is_shutdown_requested(self) -> bool:
         return False

@@ -1,29 +1,79 @@
-"""Cloud Optimized GeoTIFFs: written under a temporary name, proved whole, then published."""
+"""Cloud Optimized GeoTIFFs: made tile by tile under temporary names, proved whole, then published."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree
+from typing import Any
 
+from core.docker_context import DockerTaskContext, ItemLog
 from core.errors import TransientError
-from services.raster.cog_check import CogCheck, check_cog
+from services.raster.budget import Budget, budget_of
+from services.raster.cog_check import CogCheck, check_structure, compare_samples
 from services.raster.cog_options import CogOptions
-from services.raster.errors import Code, RasterError
-from services.raster.gdal import gdal_errors, gdal_messages, judged_here
-from services.raster.materialise import STATISTICS_TAGS, nodata_to_mask, warp_to
-from services.raster.outputs import part_of, publish, sha256_of
+from services.raster.description import Description, Layout
+from services.raster.gdal import gdal_messages
+from services.raster.outputs import part_of, publish
 from services.raster.parameters import RasterType
-from services.raster.profile import Georeferencing, Profile, crs_name, has_own_crs, parsed_crs
+from services.raster.pixels import PixelSource, PlainPixels, crs_to_warp_to, pixels_of
+from services.raster.profile import Profile, as_json_number, crs_name
 from services.raster.source import Source, open_source
+from services.raster.tally import Tally
+from services.raster.tile_grid import overview_levels, tail_levels, tile_levels
+from services.raster.tile_store import TileKey, TileRecord, TileStore
+from services.raster.tiling import TilePlan, Tiler
 from services.raster.watch import Watch
+from services.raster.whole import assemble
 
-if TYPE_CHECKING:
-    from rasterio.crs import CRS
-    from rasterio.io import DatasetReader
+_MADE_BY = 1
+"""Raise it when the same parameters would give other tiles than before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What is to be made of a source.
+
+    ``tile_side`` is asked for; None: what fits the memory.
+    """
+
+    source: Source
+    profile: Profile
+    options: CogOptions
+    raster_type: RasterType
+    target_crs: str | None
+    tile_side: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workplace:
+    """Where and how it is made: the task's own scratch directory, finished items, progress, memory."""
+
+    owner: str
+    scratch: Path
+    items: ItemLog
+    watch: Watch
+    budget: Budget
+
+    @classmethod
+    def of(cls, context: DockerTaskContext, *, phase: int, total_pixels: int) -> Workplace:
+        """The place of a task; ``phase`` is the one whose items its tiles are."""
+        return cls(
+            owner=context.task_id,
+            scratch=context.work_dir / "tiles",
+            items=context.checkpoint.items(phase),
+            watch=Watch(context, total_pixels=total_pixels),
+            budget=budget_of(context),
+        )
+
+
+def clear_scratch(context: DockerTaskContext) -> None:
+    """Remove the tiles that are not kept, once the result is safe."""
+    shutil.rmtree(context.work_path / "tiles", ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,13 +83,11 @@ class Cog:
     path: Path
     size: int
     sha256: str
-    crs: str | None
-    shape: tuple[int, int]
-    band_count: int
-    dtype: str
+    layout: Layout
     raster_type: RasterType
     options: CogOptions
     check: CogCheck
+    histograms: Sequence[Mapping[str, Any] | None]
     resampled: bool
 
     def as_dict(self) -> dict[str, Any]:
@@ -48,18 +96,8 @@ class Cog:
             "path": str(self.path),
             "size_bytes": self.size,
             "sha256": self.sha256,
-            "crs": self.crs,
-            "shape": list(self.shape),
-            "band_count": self.band_count,
-            "dtype": self.dtype,
-            "raster_type": self.raster_type.value,
-            "compression": self.options.compression.value,
-            "lossless": self.options.lossless,
-            "blocksize": self.options.blocksize,
+            **made_how(self.layout, self.options, self.raster_type, resampled=self.resampled),
             "overviews": list(self.check.overviews),
-            "overview_resampling": self.options.overview_resampling.value,
-            "resampled": self.resampled,
-            "resampling": self.options.resampling.value if self.resampled else None,
             "validation": {
                 "valid": True,
                 "validator": "rio-cogeo, strict",
@@ -68,141 +106,170 @@ class Cog:
                 "warnings": list(self.check.warnings),
             },
             "statistics": [band.as_dict() for band in self.check.statistics],
+            "histograms": [None if found is None else dict(found) for found in self.histograms],
         }
 
 
-def create_cog(
-    source: Source,
-    destination: Path,
-    *,
-    profile: Profile,
-    options: CogOptions,
-    raster_type: RasterType,
-    target_crs: str | None,
-    owner: str,
-    watch: Watch,
-) -> Cog:
-    """Make the COG of ``source`` at ``destination``.
+def made_how(layout: Layout, options: CogOptions, raster_type: RasterType, *, resampled: bool) -> dict[str, Any]:
+    """The facts of an output that follow from what was asked for, JSON-ready."""
+    return {
+        "crs": crs_name(layout.crs),
+        "shape": [layout.height, layout.width],
+        "transform": list(layout.transform)[:6],
+        "nodata": as_json_number(layout.nodata),
+        "masked": layout.masked or layout.alpha is not None,
+        "band_count": layout.count,
+        "dtype": layout.dtype,
+        "raster_type": raster_type.value,
+        "compression": options.compression.value,
+        "level": options.level,
+        "lossless": options.lossless,
+        "blocksize": options.blocksize,
+        "overview_resampling": options.overview_resampling.value,
+        "resampled": resampled,
+        "resampling": options.resampling.value if resampled else None,
+    }
 
-    The CRS is kept, and with a lossless codec every pixel, unless ``target_crs`` differs or ground control points alone
-    place the raster. Call it inside :func:`services.raster.gdal.gdal_environment`.
+
+def create_cog(order: Order, destination: Path, place: Workplace) -> Cog:
+    """Make the COG of a source at ``destination``.
+
+    The CRS is kept, and with a lossless codec every pixel, unless a target CRS differs or ground control points alone
+    place the raster. Call it inside :func:`services.raster.gdal.gdal_environment`. Finished tiles stay in the scratch
+    directory until :func:`clear_scratch`.
 
     Raises:
         RasterError: when it cannot be made or does not pass its check; nothing is left under the final name.
         StopRequested: when the task was asked to stop.
     """
-    with open_source(source) as opened, part_of(destination, owner) as part:
-        target = _crs_to_warp_to(profile, target_crs)
-        with _encodable(opened, profile, options, target=target, part=part, watch=watch) as encodable:
-            _encode(encodable, part, options, watch)
-        unchanged = target is None and options.lossless
-        check = check_cog(part, watch, source=opened if unchanged else None)
-        facts = _facts(part)
-        publish(part, destination)
+    with made_tiles(order, place, tiles=place.scratch, stem="part", whole=True) as made:
+        layout = made.pixels.layout
+        statistics = [tally.result() for tally in made.tallies]
+        with part_of(destination, place.owner) as part:
+            written = assemble(
+                part,
+                made.tiler,
+                made.records,
+                layout=layout,
+                description=made.description,
+                statistics=statistics,
+                watch=place.watch,
+            )
+            overviews, warnings = check_structure(
+                part, overview_levels(layout.width, layout.height, order.options.blocksize)
+            )
+            if order.options.lossless and not made.resampled:
+                compare_samples(part, made.pixels)
+            publish(part, destination)
     return Cog(
         path=destination,
-        size=destination.stat().st_size,
-        sha256=sha256_of(destination),
-        raster_type=raster_type,
-        options=options,
-        check=check,
-        resampled=target is not None,
-        **facts,
+        size=written.size,
+        sha256=written.sha256,
+        layout=layout,
+        raster_type=order.raster_type,
+        options=order.options,
+        check=CogCheck(
+            statistics=tuple(statistics),
+            overviews=overviews,
+            pixels_compared=order.options.lossless and not made.resampled,
+            warnings=tuple(warnings),
+        ),
+        histograms=[tally.histogram() for tally in made.tallies],
+        resampled=made.resampled,
     )
 
 
-def passes(profile: Profile, options: CogOptions, target_crs: str | None) -> int:
-    """How often the pixels are gone through: written to scratch if need be, encoded, checked."""
-    scratch = _crs_to_warp_to(profile, target_crs) is not None or _needs_mask(profile, options)
-    return 3 if scratch else 2
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeTiles:
+    """All tiles of a raster, and what they were made of."""
 
-
-def _crs_to_warp_to(profile: Profile, target_crs: str | None) -> CRS | None:
-    target = None if target_crs is None else parsed_crs(target_crs)
-    if profile.georeferencing is Georeferencing.GCPS:
-        return target or profile.crs
-    return None if target is None or target == profile.crs else target
-
-
-def _needs_mask(profile: Profile, options: CogOptions) -> bool:
-    """Whether nodata must become a mask: a lossy codec would change the nodata value itself."""
-    return not options.lossless and profile.has_nodata and not profile.has_alpha
+    pixels: PixelSource
+    description: Description
+    tiler: Tiler
+    records: Mapping[TileKey, TileRecord]
+    tallies: Sequence[Tally]
+    resampled: bool
 
 
 @contextmanager
-def _encodable(
-    source: DatasetReader, profile: Profile, options: CogOptions, *, target: CRS | None, part: Path, watch: Watch
-) -> Iterator[DatasetReader | Path]:
-    """What the COG driver is to copy: the source as it is, with its CRS supplied, or scratch pixels on disk."""
-    scratch = part.with_name(part.name + ".pixels")
-    if target is not None:
-        yield warp_to(source, profile, target, options, scratch=scratch, watch=watch)
-    elif _needs_mask(profile, options):
-        yield nodata_to_mask(source, scratch, watch)
-    elif not has_own_crs(source) or _has_statistics(source):
-        yield _corrected(source, profile, part)
-    else:
-        yield source
+def made_tiles(order: Order, place: Workplace, *, tiles: Path, stem: str, whole: bool) -> Iterator[MadeTiles]:
+    """Make the tiles of a source, those that an earlier attempt has finished excepted.
 
-
-def _has_statistics(source: DatasetReader) -> bool:
-    return any(name.startswith(STATISTICS_TAGS) for band in source.indexes for name in source.tags(band))
-
-
-def _corrected(source: DatasetReader, profile: Profile, part: Path) -> Path:
-    """A VRT of our own making over the source, with its CRS supplied and without statistics.
-
-    GDAL trusts statistics that a source carries and would write them into the COG, however old they are.
+    Args:
+        order: what is to be made.
+        place: where.
+        tiles: directory of the tiles.
+        stem: what their names begin with.
+        whole: they are parts of one COG.
     """
-    import rasterio
-    from rasterio.shutil import copy
-
-    described = part.with_name(part.name + ".vrt")
-    copy(source, described, driver="VRT")
-    with rasterio.open(described, "r+", driver="VRT") as view:
-        view.crs = profile.crs
-    document = ElementTree.parse(described)  # noqa: S314 - GDAL has just written it
-    for metadata in document.iter("Metadata"):
-        for entry in metadata.findall("MDI"):
-            if entry.get("key", "").startswith(STATISTICS_TAGS):
-                metadata.remove(entry)
-    document.write(described, encoding="utf-8")
-    return described
-
-
-def _encode(encodable: DatasetReader | Path, part: Path, options: CogOptions, watch: Watch) -> None:
-    import rasterio
-    from rasterio.shutil import copy
-
-    with ExitStack() as stack, gdal_messages() as messages:
+    target = crs_to_warp_to(order.profile, order.target_crs)
+    with open_source(order.source) as opened, _space():
+        pixels = pixels_of(opened, order.profile, order.options, target, place.budget)
         try:
-            if isinstance(encodable, Path):
-                driver = "VRT" if encodable.suffix == ".vrt" else "GTiff"
-                encodable = stack.enter_context(rasterio.open(encodable, driver=driver))
-            watch.advance(0, "writing the COG")
-            creation = options.creation_options(encodable.width, encodable.height)
-            copy(encodable, part, driver="COG", **creation)
-        except gdal_errors() as error:
-            raise _why_not_written(str(error.__cause__ or error), messages) from error
-        watch.advance(encodable.width * encodable.height, "writing the COG")
+            bands = pixels.bands if isinstance(pixels, PlainPixels) else None
+            numbers = bands.numbers if bands is not None else list(range(1, pixels.layout.count + 1))
+            description = Description.of(opened, numbers)
+            side = _side(order, place.budget, pixels, opened, whole=whole)
+            block = order.options.blocksize
+            levels = tile_levels(side, block) if whole else tail_levels(side, block)
+            store = TileStore(tiles, place.scratch, stem, _fingerprint(order, side, whole=whole), durable=not whole)
+            tiler = Tiler(
+                TilePlan(side=side, levels=levels, whole=whole), order.options, description, store, place.budget
+            )
+            message = "warping and encoding" if target is not None else "encoding"
+            records = tiler.run(pixels, place.items, place.watch, message=message)
+            tallies = [Tally() for _ in range(pixels.layout.count)]
+            for key in sorted(records):
+                if key.tier == 0:
+                    for tally, found in zip(tallies, store.tallies(key), strict=True):
+                        tally.merge(found)
+            yield MadeTiles(
+                pixels=pixels,
+                description=description,
+                tiler=tiler,
+                records=records,
+                tallies=tallies,
+                resampled=target is not None,
+            )
+        finally:
+            pixels.close()
 
 
-def _why_not_written(reason: str, messages: list[str]) -> Exception:
-    said = "; ".join(dict.fromkeys([reason, *messages]))
-    if any(sign in said for sign in ("No space left", "Free disk space", "free disk space")):
-        return TransientError(f"no space left for the COG: {said}")
-    if any(sign in said for sign in ("ReadEncoded", "decode", "Decode", "Read error", "IReadBlock", "read at")):
-        return RasterError(Code.CORRUPT_DATA, f"the source has pixels that cannot be read: {said}")
-    return RasterError(Code.COG_WRITE_FAILED, f"the COG could not be written: {said}")
+def _side(order: Order, budget: Budget, pixels: PixelSource, opened: Any, *, whole: bool) -> int:
+    """The side of the tiles; for a source whose blocks are whole rows, as many rows are kept in memory if they fit."""
+    layout, block = pixels.layout, order.options.blocksize
+    asked = None if whole else order.tile_side
+    side = asked or budget.tile_side(layout.pixel_bytes, block, part=whole)
+    rows, columns = opened.block_shapes[0]
+    strips = columns >= opened.width and opened.width > side
+    if isinstance(pixels, PlainPixels) and strips:
+        candidates = [side] if asked else [side >> n for n in range(8) if side >> n >= max(2 * block, rows)]
+        for candidate in candidates:
+            if budget.holds_rows(candidate, layout.width, layout.pixel_bytes):
+                pixels.keep_rows(candidate)
+                return candidate
+    return side
 
 
-def _facts(part: Path) -> dict[str, Any]:
-    import rasterio
+def _fingerprint(order: Order, side: int, *, whole: bool) -> str:
+    facts = {
+        "made by": _MADE_BY,
+        "source": order.source.version,
+        "options": asdict(replace(order.options)),
+        "crs": order.target_crs,
+        "input": crs_name(order.profile.crs),
+        "side": side,
+        "whole": whole,
+    }
+    return sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
-    with judged_here(), rasterio.open(part, driver="GTiff") as cog:
-        return {
-            "crs": crs_name(cog.crs),
-            "shape": (cog.height, cog.width),
-            "band_count": cog.count,
-            "dtype": cog.dtypes[0],
-        }
+
+@contextmanager
+def _space() -> Iterator[None]:
+    """Tell a full disk, which passes, from what does not."""
+    with gdal_messages() as messages:
+        try:
+            yield
+        except OSError as error:
+            raise TransientError(f"the tiles cannot be written: {error}") from error
+    del messages

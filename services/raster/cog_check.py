@@ -1,24 +1,25 @@
-"""Proof that a COG is one: its structure by an independent validator, and every block of every level decoded."""
+"""Proof that a COG is one: its structure by an independent validator, and samples of its pixels.
+
+Every block is decoded and compared when it is encoded (:mod:`services.raster.encode`); here it is shown that the file
+that was put together has each in its place.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from services.raster.errors import Code, RasterError
-from services.raster.gdal import MIB, judged_here
-from services.raster.statistics import Accumulator, BandStatistics
+from services.raster.gdal import judged_here
+from services.raster.statistics import BandStatistics
+from services.raster.tile_grid import Box
 from services.raster.validation import readable_pixels
-from services.raster.watch import Watch
 
 if TYPE_CHECKING:
-    from rasterio.io import DatasetReader
-    from rasterio.windows import Window
+    from services.raster.pixels import PixelSource
 
-_WINDOW_BYTES = 32 * MIB
+_SAMPLE = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,35 +32,16 @@ class CogCheck:
     warnings: tuple[str, ...]
 
 
-def check_cog(path: Path, watch: Watch, *, source: DatasetReader | None) -> CogCheck:
-    """Check the COG at ``path``; its pixels and mask must equal those of ``source`` when that is given.
+def check_structure(path: Path, overviews: int) -> tuple[tuple[int, ...], list[str]]:
+    """Check the structure of the COG at ``path``, and that the last block of each level can be decoded.
+
+    Returns the factors of its overviews, of which there must be so many, and the validator's warnings.
 
     Raises:
         RasterError: COG_INVALID, saying what is wrong.
-        StopRequested: when the task was asked to stop.
     """
     import rasterio
-
-    warnings = _structure(path)
-    with judged_here(), rasterio.open(path, driver="GTiff") as cog:
-        overviews = tuple(cog.overviews(1))
-        statistics = _pixels(cog, watch, source)
-    for level in range(len(overviews)):
-        with (
-            judged_here(),
-            rasterio.open(path, driver="GTiff", OVERVIEW_LEVEL=level) as overview,
-            readable_pixels(path.name),
-        ):
-            for window in windows_of(overview):
-                overview.read(window=window)
-                overview.dataset_mask(window=window)
-                watch.check()
-    return CogCheck(
-        statistics=statistics, overviews=overviews, pixels_compared=source is not None, warnings=tuple(warnings)
-    )
-
-
-def _structure(path: Path) -> list[str]:
+    from rasterio.windows import Window
     from rio_cogeo.cogeo import cog_validate
 
     valid, errors, warnings = cog_validate(str(path), strict=True, quiet=True)
@@ -67,50 +49,54 @@ def _structure(path: Path) -> list[str]:
         raise RasterError(
             Code.COG_INVALID, f"the COG did not pass validation: {'; '.join([*errors, *warnings])}", errors=list(errors)
         )
-    return list(warnings)
+    with judged_here(), rasterio.open(path, driver="GTiff") as cog:
+        found = tuple(cog.overviews(1))
+        layout = cog.tags(ns="IMAGE_STRUCTURE").get("LAYOUT")
+    if len(found) != overviews or layout != "COG":
+        raise RasterError(
+            Code.COG_INVALID, f"the COG has overviews {found} and layout {layout}; {overviews} overviews were made"
+        )
+    for level in range(-1, overviews):
+        wanted = {} if level < 0 else {"OVERVIEW_LEVEL": level}
+        with judged_here(), rasterio.open(path, driver="GTiff", **wanted) as image:
+            _ = image.crs  # GDAL looks at it late, and may warn
+            window = Window(image.width - 1, image.height - 1, 1, 1)
+            with readable_pixels(path.name):
+                image.read(window=window)
+                image.dataset_mask(window=window)
+    return found, list(warnings)
 
 
-def _pixels(cog: DatasetReader, watch: Watch, source: DatasetReader | None) -> tuple[BandStatistics, ...]:
+def compare_samples(path: Path, pixels: PixelSource) -> None:
+    """Compare windows at the corners, the middle and the quarters with the pixels that were encoded.
+
+    Raises:
+        RasterError: COG_INVALID, naming the window that differs.
+    """
     import numpy as np
-
-    accumulators = [Accumulator() for _ in cog.indexes]
-    with readable_pixels(Path(cog.name).name):
-        for window in windows_of(cog):
-            values = cog.read(window=window)
-            masks = cog.read_masks(window=window) > 0
-            if source is not None:
-                expected = source.read(window=window)
-                same = np.array_equal(values, expected, equal_nan=values.dtype.kind == "f")
-                if not same or not np.array_equal(masks, source.read_masks(window=window) > 0):
-                    raise RasterError(
-                        Code.COG_INVALID, f"pixels of the COG differ from the source's in the window {_place(window)}"
-                    )
-            for band, accumulator in enumerate(accumulators):
-                alpha = cog.colorinterp[band].name == "alpha"
-                accumulator.add(values[band], np.ones_like(masks[band]) if alpha else masks[band])
-            watch.advance(int(window.width) * int(window.height), "checking the COG")
-    return tuple(accumulator.result(exact=True) for accumulator in accumulators)
-
-
-def windows_of(dataset: DatasetReader) -> Iterator[Window]:
-    """Windows that cover a raster, whole blocks each and about 32 MiB with all bands."""
-    import numpy as np
+    import rasterio
     from rasterio.windows import Window
 
-    rows, columns = dataset.block_shapes[0]
-    pixel_bytes = sum(np.dtype(dtype).itemsize for dtype in dataset.dtypes)
-    side = math.sqrt(_WINDOW_BYTES / pixel_bytes)
-    if columns >= dataset.width:
-        height = max(rows, int(side * side / dataset.width) // rows * rows)
-        width = dataset.width
-    else:
-        height = max(rows, int(side) // rows * rows)
-        width = max(columns, int(side) // columns * columns)
-    for top in range(0, dataset.height, height):
-        for left in range(0, dataset.width, width):
-            yield Window(left, top, min(width, dataset.width - left), min(height, dataset.height - top))
+    layout = pixels.layout
+    with judged_here(), rasterio.open(path, driver="GTiff") as cog:
+        _ = cog.crs  # GDAL looks at it late, and may warn
+        for top in _spread(layout.height):
+            for left in _spread(layout.width):
+                box = Box(top, left, min(_SAMPLE, layout.height), min(_SAMPLE, layout.width))
+                expected = pixels.read(box)
+                window = Window(left, top, box.width, box.height)
+                with readable_pixels(path.name):
+                    values, mask = cog.read(window=window), cog.dataset_mask(window=window) > 0
+                same = np.array_equal(values, expected.values, equal_nan=values.dtype.kind == "f")
+                same = same and (expected.mask is None or np.array_equal(mask, expected.mask))
+                if not same:
+                    raise RasterError(
+                        Code.COG_INVALID,
+                        f"pixels of the COG differ from those encoded in the window of {box.height} x {box.width} "
+                        f"pixels at row {top}, column {left}",
+                    )
 
 
-def _place(window: Any) -> str:
-    (top, bottom), (left, right) = window.toranges()
-    return f"rows {top}-{bottom}, columns {left}-{right}"
+def _spread(length: int) -> list[int]:
+    last = max(0, length - _SAMPLE)
+    return sorted({0, last // 3, last})

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, assert_never
 
 from services.raster.errors import Code, RasterError
 from services.raster.parameters import CogParameters, Compression, RasterType, Resampling
 from services.raster.profile import Profile
 
-MAX_THREADS = 4
 _NEW_VALUES = frozenset(Resampling) - {Resampling.NEAREST, Resampling.MODE}
-_PREDICTABLE = frozenset({Compression.DEFLATE, Compression.ZSTD, Compression.LZW})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CogOptions:
     """How one COG is written.
 
-    ``lossless`` says that decoded pixels equal those that were encoded; ``predictor`` is GDAL's PREDICTOR.
+    ``predictor`` is the TIFF tag's number (1 none, 2 whole numbers, 3 floats), ``level`` the codec's (None: its own
+    default), ``colours`` says that the bands are red, green and blue.
     """
 
     compression: Compression
     quality: int
-    predictor: bool
+    predictor: int
+    level: int | None
+    colours: bool
     resampling: Resampling
     overview_resampling: Resampling
     blocksize: int
-    threads: int
 
     @property
     def lossless(self) -> bool:
@@ -37,25 +36,35 @@ class CogOptions:
             return self.quality == 100
         return self.compression is not Compression.JPEG
 
-    def creation_options(self, width: int, height: int) -> dict[str, Any]:
-        """Options of GDAL's COG driver for a raster of ``width`` x ``height`` pixels.
-
-        One that fits into a single block needs no overviews; there GDAL would copy those of the source.
-        """
+    def block_options(self) -> dict[str, Any]:
+        """Options of GDAL's GTiff driver for blocks as a COG has them."""
         options: dict[str, Any] = {
             "COMPRESS": self.compression.value.upper(),
-            "BLOCKSIZE": self.blocksize,
-            "BIGTIFF": "IF_SAFER",
-            "OVERVIEWS": "NONE" if max(width, height) <= self.blocksize else "IGNORE_EXISTING",
-            "OVERVIEW_RESAMPLING": self.overview_resampling.name,
-            "NUM_THREADS": self.threads,
-            "STATISTICS": "YES",
+            "TILED": "YES",
+            "BLOCKXSIZE": self.blocksize,
+            "BLOCKYSIZE": self.blocksize,
+            "INTERLEAVE": "PIXEL",
         }
-        if self.compression in {Compression.JPEG, Compression.WEBP}:
-            options["QUALITY"] = self.quality
-        if self.compression in _PREDICTABLE:
-            options["PREDICTOR"] = "YES" if self.predictor else "NO"
+        match self.compression:
+            case Compression.DEFLATE | Compression.ZSTD | Compression.LZW:
+                options["PREDICTOR"] = self.predictor
+                if self.level is not None:
+                    options["ZSTD_LEVEL" if self.compression is Compression.ZSTD else "ZLEVEL"] = self.level
+            case Compression.JPEG:
+                options["JPEG_QUALITY"] = self.quality
+                if self.colours:
+                    options["PHOTOMETRIC"] = "YCBCR"
+            case Compression.WEBP:
+                options["WEBP_LOSSLESS" if self.lossless else "WEBP_LEVEL"] = "YES" if self.lossless else self.quality
+            case Compression.NONE:
+                pass
+            case _:
+                assert_never(self.compression)
         return options
+
+    def plain(self) -> CogOptions:
+        """The same blocks of one band without compression."""
+        return replace(self, compression=Compression.NONE, colours=False)
 
 
 def options_for(params: CogParameters, profile: Profile, raster_type: RasterType) -> CogOptions:
@@ -78,11 +87,12 @@ def options_for(params: CogParameters, profile: Profile, raster_type: RasterType
     return CogOptions(
         compression=params.compression,
         quality=params.quality,
-        predictor=not categorical and profile.dtype not in {"int64", "uint64"},
+        predictor=_predictor(profile, categorical=categorical),
+        level=_level(params),
+        colours=profile.count - profile.has_alpha == 3,
         resampling=resampling,
         overview_resampling=overviews,
         blocksize=params.blocksize,
-        threads=available_threads(),
     )
 
 
@@ -110,6 +120,29 @@ def _check_codec(params: CogParameters, profile: Profile, *, categorical: bool) 
     raise RasterError(Code.OPTION_NOT_ALLOWED, f"compression: {problem}; use deflate, zstd or lzw")
 
 
-def available_threads() -> int:
-    """Threads for GDAL's compression: the processors this process may use, four at most."""
-    return min(MAX_THREADS, len(os.sched_getaffinity(0)))
+def _predictor(profile: Profile, *, categorical: bool) -> int:
+    """Differences of neighbours compress better, but not those of categories; GDAL has none for 64-bit integers."""
+    if categorical or profile.dtype in {"int64", "uint64"}:
+        return 1
+    return 3 if profile.dtype.startswith("float") else 2
+
+
+_LEVELS = {Compression.DEFLATE: (1, 12, 6), Compression.ZSTD: (1, 22, 9)}
+
+
+def _level(params: CogParameters) -> int | None:
+    """The codec's level: what was asked for, else the default of GDAL's COG driver."""
+    known = _LEVELS.get(params.compression)
+    if known is None:
+        if params.level is not None:
+            raise RasterError(
+                Code.OPTION_NOT_ALLOWED, f"level: {params.compression.value} has no levels; only deflate and zstd have"
+            )
+        return None
+    low, high, usual = known
+    if params.level is not None and not low <= params.level <= high:
+        raise RasterError(
+            Code.OPTION_NOT_ALLOWED,
+            f"level: {params.level} is not from {low} to {high}, as {params.compression.value} has",
+        )
+    return usual if params.level is None else params.level

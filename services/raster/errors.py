@@ -38,6 +38,7 @@ class Code(StrEnum):
     COG_INVALID = "COG_INVALID"
     COG_WRITE_FAILED = "COG_WRITE_FAILED"
     STAC_INVALID = "STAC_INVALID"
+    COLLECTION_EMPTY = "COLLECTION_EMPTY"
 
 
 class RasterError(PermanentError):

@@ -54,6 +54,16 @@ def grid_for(profile: Profile, target: CRS) -> Grid | None:
     return None
 
 
+def shown_share(profile: Profile) -> float:
+    """The share of a raster's rows that lie within the latitudes of a Mercator map, from 0 to 1."""
+    outline = footprint(profile)
+    if outline is None or outline.bbox[3] <= outline.bbox[1]:
+        return 1.0
+    south, north = outline.bbox[1], outline.bbox[3]
+    shown = min(north, MERCATOR_LATITUDE) - max(south, -MERCATOR_LATITUDE)
+    return max(0.01, min(1.0, shown / (north - south)))
+
+
 def _is_torn(target: CRS, latitude: float) -> bool:
     """Whether places on either side of the 180th meridian lie far apart in ``target``."""
     from pyproj import Transformer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from core.docker_context import DockerTaskContext
-from services.raster.parameters import CreateCog, CreateStacItem, ProcessRaster, ValidateRaster
+from services.raster.parameters import CollectRasters, CreateCog, CreateStacItem, ProcessRaster, ValidateRaster
 
 
 def validate_raster(params: ValidateRaster, context: DockerTaskContext) -> dict[str, Any]:
@@ -38,6 +38,14 @@ def create_stac_item(params: CreateStacItem, context: DockerTaskContext) -> dict
 
 def process_raster_complete(params: ProcessRaster, context: DockerTaskContext) -> dict[str, Any]:
     """Validate, COG and STAC in one task with checkpointed phases."""
+    from services.raster.before import with_picture_before
     from services.raster.complete import process
 
-    return process(params, context)
+    return with_picture_before(params, context, lambda: process(params, context))
+
+
+def collect_rasters(params: CollectRasters, context: DockerTaskContext) -> dict[str, Any]:
+    """One collection over the rasters of a job; see :mod:`services.raster.collect`."""
+    from services.raster.collect import collect_rasters as collect
+
+    return collect(params, context)

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, field_validator, model_validator
 
 from core.jobs import JobParameters
 
@@ -206,6 +206,9 @@ class CogParameters(JobParameters):
         default=None, description="What the pixels mean. Left out, it is detected; decides resampling and stretch."
     )
     compression: Compression = Field(default=Compression.DEFLATE, description="Codec. The default is lossless.")
+    level: int | None = Field(
+        default=None, ge=1, le=22, description="Effort of deflate (1 to 12, default 6) or zstd (1 to 22, default 9)."
+    )
     quality: int = Field(default=85, ge=1, le=100, description="Quality of jpeg and webp; webp at 100 is lossless.")
     resampling: Resampling | None = Field(
         default=None, description="For reprojection. Default: nearest for categories, else bilinear."
@@ -225,6 +228,11 @@ class ItemParameters(JobParameters):
     acquired: AwareDatetime | None = Field(
         default=None,
         description="When the data was acquired, with time zone. Default: the raster's own tag, else the file's time.",
+    )
+    collection: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9._-]{1,128}$",
+        description="Id of the collection that the item belongs to; the item links to <id>.json beside it.",
     )
 
 
@@ -251,3 +259,66 @@ class ProcessRaster(ReadParameters, CogParameters, ItemParameters):
     """Parameters of ``process_raster_v2``, ``process_raster_docker`` and ``process_raster_complete``."""
 
     output_dir: OutputDirectory = None
+    output_name: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$",
+        description="What the names of the outputs begin with. Default: the source's file name.",
+    )
+    tiling_threshold_mb: float | None = Field(
+        default=None,
+        ge=0,
+        description="Declared size (width x height x bands x bytes) in MiB above which the output is a mosaic of tiles "
+        "instead of one COG. Default: the worker's RASTER_TILING_THRESHOLD_MB.",
+    )
+    tile_size: int | None = Field(
+        default=None,
+        ge=512,
+        le=16384,
+        multiple_of=512,
+        description="Width and height of a tile in pixels, a multiple of 512. Default: what memory allows, up to 4096.",
+    )
+
+
+class ProcessCollection(CogParameters):
+    """Parameters of ``process_raster_collection``."""
+
+    sources: tuple[SourceUrl, ...] = Field(min_length=1, max_length=2000, description="The rasters to read.")
+    collection_id: str = Field(
+        default="collection", pattern=r"^[A-Za-z0-9._-]{1,100}$", description="Id of the STAC collection."
+    )
+    description: str = Field(
+        default="Rasters of one job.", min_length=1, max_length=10_000, description="What the collection is."
+    )
+    failure_policy: Literal["fail_fast", "collect"] = Field(
+        default="fail_fast",
+        description="What one source that fails does: it ends the job (fail_fast), or is named in the report while "
+        "the others become the collection (collect).",
+    )
+    input_crs: InputCrs = None
+    output_dir: OutputDirectory = None
+    acquired: AwareDatetime | None = Field(
+        default=None, description="When the data of all sources was acquired. Default: each source's own tag or time."
+    )
+    tiling_threshold_mb: float | None = Field(
+        default=None,
+        ge=0,
+        description="Declared size in MiB above which a source becomes tiles. Default: the worker's.",
+    )
+
+    @field_validator("sources")
+    @classmethod
+    def _each_once(cls, sources: tuple[str, ...]) -> tuple[str, ...]:
+        twice = sorted({source for source in sources if sources.count(source) > 1})
+        if twice:
+            raise ValueError(f"names {twice[0]!r} more than once")
+        return sources
+
+
+class CollectRasters(JobParameters):
+    """Parameters of ``collect_rasters``: what has become of each source of a collection."""
+
+    collection_id: str = Field(description="Id of the collection; its file is <id>.json.")
+    description: str = Field(description="What the collection is.")
+    output_dir: OutputDirectory = None
+    processed: tuple[dict[str, Any], ...] = Field(description="Source, and the address of its item or collection.")
+    failed: tuple[dict[str, Any], ...] = Field(description="Source, and the code and message of its error.")

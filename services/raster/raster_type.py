@@ -36,7 +36,9 @@ class Detection:
 
 
 _COLOURS = {"red", "green", "blue"}
-_ELEVATION = re.compile(r"(?i)\b(dem|dtm|dsm|elevation|height|altitude|hoogte|bathymetry|egm(96|2008)?)\b")
+_ELEVATION = re.compile(
+    r"(?i)\b(dem|dtm|dsm|dgm\d*|dom\d+|elevation|height|altitude|hoogte|bathymetry|egm(96|2008)?)\b"
+)
 _CLASSES = re.compile(r"(?i)\b(class|classes|classification|land ?cover|land ?use|category|categories|label)\b")
 _NEAR_INFRARED = re.compile(r"(?i)\b(nir|near.?infra.?red)\b")
 _FEW_CLASSES = 32

@@ -7,8 +7,9 @@ from typing import Any
 from core.handlers import HandlerSpec
 from core.jobs import JobDefinition
 from services.raster import handlers
+from services.raster.collection_job import ProcessRasterCollection
 from services.raster.jobs import ProcessRasterDocker, ProcessRasterTriggered, ProcessRasterV2
-from services.raster.parameters import CreateCog, CreateStacItem, ProcessRaster, ValidateRaster
+from services.raster.parameters import CollectRasters, CreateCog, CreateStacItem, ProcessRaster, ValidateRaster
 
 HANDLERS: tuple[HandlerSpec, ...] = (
     HandlerSpec(
@@ -41,5 +42,16 @@ HANDLERS: tuple[HandlerSpec, ...] = (
         parameters=ProcessRaster,
         description="Validate, COG and STAC in one resumable task.",
     ),
+    HandlerSpec(
+        task_type="collect_rasters",
+        handler=handlers.collect_rasters,
+        parameters=CollectRasters,
+        description="Writes one STAC collection, mosaic and report over the rasters of a job.",
+    ),
 )
-JOBS: tuple[JobDefinition[Any], ...] = (ProcessRasterV2(), ProcessRasterDocker(), ProcessRasterTriggered())
+JOBS: tuple[JobDefinition[Any], ...] = (
+    ProcessRasterV2(),
+    ProcessRasterDocker(),
+    ProcessRasterTriggered(),
+    ProcessRasterCollection(),
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -34,7 +35,6 @@ _DATE_TAGS = ("ACQUISITIONDATETIME", "TIFFTAG_DATETIME")
 def build_item(
     cog: DatasetReader,
     *,
-    path: Path,
     name: str,
     size: int,
     sha256: str,
@@ -42,11 +42,16 @@ def build_item(
     footprint: Footprint | None,
     raster_type: RasterType,
     item_id: str,
-    acquired: datetime | None,
-    thumbnail: Path,
+    moment: tuple[datetime, str],
+    thumbnail: str | None,
     created: datetime,
+    histograms: Sequence[Mapping[str, Any] | None] = (),
+    collection: tuple[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The item of the COG at ``path``, which readers find as ``name``, as JSON-ready data.
+    """The item of the COG ``cog``, which readers find as ``name``, as JSON-ready data.
+
+    ``moment`` is when the data was acquired and who says so (:func:`moment_of`), ``collection`` the id of the item's
+    collection and where that lies.
 
     ``footprint`` is None for a raster that is not on Earth: the item then has a null geometry and no bbox, as the
     specification asks. Links to assets are relative: the item lies beside them.
@@ -54,7 +59,7 @@ def build_item(
     Raises:
         RasterError: STAC_INVALID when it breaks a rule of the specification.
     """
-    moment, said_by = _moment(cog, path, acquired)
+    acquired, said_by = moment
     item: dict[str, Any] = {
         "type": "Feature",
         "stac_version": STAC_VERSION,
@@ -63,14 +68,15 @@ def build_item(
         "geometry": None if footprint is None else footprint.geometry,
         **({} if footprint is None else {"bbox": list(footprint.bbox)}),
         "properties": {
-            "datetime": _rfc3339(moment),
-            "created": _rfc3339(created),
+            "datetime": rfc3339(acquired),
+            "created": rfc3339(created),
             "geoworker:datetime_source": said_by,
             "geoworker:raster_type": raster_type.value,
             **_projection(profile),
             "processing:software": software(),
         },
-        "links": [],
+        "links": [] if collection is None else links_to(collection[1]),
+        **({} if collection is None else {"collection": collection[0]}),
         "assets": {
             "data": {
                 "href": f"./{name}",
@@ -79,18 +85,34 @@ def build_item(
                 "roles": ["data"],
                 "file:size": size,
                 "file:checksum": _SHA256_MULTIHASH + sha256,
-                "bands": [_band(cog, profile, number) for number in range(profile.count)],
+                "bands": bands_of(cog, profile, histograms),
             },
-            "thumbnail": {
-                "href": f"./{thumbnail.name}",
-                "type": "image/png",
-                "title": "Thumbnail",
-                "roles": ["thumbnail"],
-            },
+            **({} if thumbnail is None else {"thumbnail": thumbnail_asset(thumbnail)}),
         },
     }
     check_item(item)
     return item
+
+
+def links_to(collection: str) -> list[dict[str, str]]:
+    """The links of what belongs to the collection at a relative place."""
+    return [{"rel": rel, "href": collection, "type": "application/json"} for rel in ("collection", "parent", "root")]
+
+
+def thumbnail_asset(name: str) -> dict[str, Any]:
+    """The asset of a thumbnail."""
+    return {"href": f"./{name}", "type": "image/png", "title": "Thumbnail", "roles": ["thumbnail"]}
+
+
+def bands_of(
+    cog: DatasetReader, profile: Profile, histograms: Sequence[Mapping[str, Any] | None] = ()
+) -> list[dict[str, Any]]:
+    """The band objects of a COG."""
+    bands = [_band(cog, profile, number) for number in range(profile.count)]
+    for band, histogram in zip(bands, histograms, strict=False):
+        if histogram is not None:
+            band["raster:histogram"] = dict(histogram)
+    return bands
 
 
 def check_item(item: dict[str, Any]) -> None:
@@ -180,8 +202,8 @@ def _statistics(tags: dict[str, str]) -> dict[str, float]:
     return found
 
 
-def _moment(cog: DatasetReader, path: Path, acquired: datetime | None) -> tuple[datetime, str]:
-    """When the data was acquired, and who says so."""
+def moment_of(cog: DatasetReader, path: Path, acquired: datetime | None) -> tuple[datetime, str]:
+    """When the data was acquired, and who says so: the parameter, a tag of the raster, or the time of the file."""
     if acquired is not None:
         return acquired.astimezone(UTC), "parameter"
     tags = cog.tags()
@@ -202,7 +224,8 @@ def _parsed(text: str) -> datetime | None:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-def _rfc3339(moment: datetime) -> str:
+def rfc3339(moment: datetime) -> str:
+    """A moment as STAC writes it."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 

@@ -30,6 +30,7 @@ from tests.geoworker_process import Process, wait_ready
 _CONNECTIONS = 64
 _LIMIT_MS = 100.0
 _IDLE_ROUNDS = 60
+_WARM_UP_SECONDS = 2.0  # connections of the pool are opened and statements prepared
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +184,8 @@ def measure(rates: list[int], seconds: float) -> None:
             httpx.post(f"{worker.url}/task/start", json=body).raise_for_status()
             port = int(worker.url.rsplit(":", 1)[1])
             held = 0
+            warm_up = asyncio.run(open_loop(port, rates[0], _WARM_UP_SECONDS, worker.process.pid))
+            print(f"warm-up, {warm_up.line().strip()}")
             for rate in rates:
                 figures = asyncio.run(open_loop(port, rate, seconds, worker.process.pid))
                 print(figures.line(), flush=True)

@@ -20,6 +20,7 @@ DOCKERFILE = ROOT / "deploy" / "worker" / "Dockerfile"
 sys.path.insert(0, str(ROOT / "deploy" / "worker" / "replay"))
 
 from dockerfile import read, resolve  # noqa: E402 - the replay is a script, and is imported as one
+from libraries import INSTALLED  # noqa: E402
 
 BUILD, RUNTIME = read(DOCKERFILE)
 
@@ -78,6 +79,13 @@ def test_the_exporter_that_is_locked_is_the_one_of_the_extra() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = (ROOT / "requirements" / "azure-monitor.in").read_text().split()
     assert wanted == project["optional-dependencies"]["azure-monitor"]
+
+
+def test_the_system_libraries_that_are_counted_on_are_installed() -> None:
+    packages = {"libexpat.so.1": "libexpat1"}
+    assert set(packages) == INSTALLED
+    installing = next(one.text for one in RUNTIME.instructions if "apt-get install" in one.text)
+    assert all(f'"{package}=' in installing for package in packages.values())
 
 
 def test_it_runs_as_nobody_in_particular_and_signals_reach_it() -> None:

@@ -39,9 +39,10 @@ SYMPTOMS = (
 
 
 def geoworker_lines() -> list[str]:
-    """Every ``geoworker`` command of a shell block, comments left out."""
+    """Every ``geoworker`` command of a shell block or in the text, comments left out."""
     lines = [line.split("  #")[0].strip() for block in SHELL for line in block.splitlines()]
-    return [line for line in lines if line.startswith("geoworker ")]
+    lines += re.findall(r"`(geoworker [^`]+)`", PAGE)
+    return [line.replace("NUMBER", "17") for line in lines if line.startswith("geoworker ")]
 
 
 @pytest.fixture

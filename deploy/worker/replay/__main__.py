@@ -6,7 +6,8 @@ COPY, ENV, USER, WORKDIR and the rest are followed. Then, as the image's unprivi
 namespace, a worker and an orchestrator are started in both modes, on a real PostgreSQL and the Service Bus emulator:
 ``/livez`` and ``/readyz`` answer, the HEALTHCHECK passes, a real raster is handled, SIGTERM drains and ends with 0.
 
-It is not an engine: layers, the registry's base image and the seccomp profile are not part of it.
+It is not an engine: layers, the registry's base image and the seccomp profile are not part of it. The root has this
+machine's system libraries; that the image would have those that the wheels want is checked from their headers.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from build import Image, build
 from dockerfile import read
+from libraries import INSTALLED, OF_THE_BASE, wanted
 from processes import Container, forward
 
 from infrastructure.postgres.embedded import EmbeddedPostgres
@@ -55,8 +57,12 @@ def main() -> None:
     if options.directory is not None:
         replay(options.directory, write_drivers=options.write_drivers)
         return
-    if os.geteuid() != 0 or shutil.which("unshare") is None:
-        sys.exit("the replay mounts file systems: run it as root on Linux with util-linux's unshare")
+    if sys.version_info[:2] != (3, 11):
+        sys.exit(f"the image has Python 3.11, and this is {sys.version.split()[0]}: make the environment with 3.11")
+    if os.geteuid() != 0 or None in (shutil.which("unshare"), shutil.which("readelf")):
+        sys.exit(
+            "the replay mounts file systems: run it as root on Linux with util-linux (unshare) and binutils (readelf)"
+        )
     with tempfile.TemporaryDirectory(prefix="geoworker-replay-") as directory:
         words = ["unshare", "--mount", "--propagation", "private", sys.executable, str(HERE), *sys.argv[1:]]
         os.chmod(directory, 0o755)  # noqa: S103 - the image's user walks through it
@@ -76,6 +82,9 @@ def replay(directory: Path, *, write_drivers: bool) -> None:
     writable = image.root.run(["/bin/sh", "-c", _WRITABLE], image.environment)
     if writable:
         sys.exit(f"the image's user can write {writable}")
+    system = wanted(image.root.path / "opt" / "geoworker")
+    if system - OF_THE_BASE != INSTALLED:
+        sys.exit(f"the wheels want {sorted(system - OF_THE_BASE)} of the system, and the Dockerfile brings {INSTALLED}")
     image.root.run(["python", "-c", "import azure.monitor.opentelemetry.exporter"], image.environment, **user)
     drivers = image.root.run(["python", "-c", _DRIVERS], image.environment, **user)
     if write_drivers:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import rasterio
+from PIL import Image
 
 from core.docker_context import DockerTaskContext
 from core.handlers import HandlerRegistry
@@ -88,7 +89,7 @@ def test_a_killed_task_goes_on_after_its_last_finished_phase(phase: int, tmp_pat
         assert (one.read() == other.read()).all()
 
 
-@pytest.mark.parametrize("message", ["validating", "writing the COG", "checking the COG", "describing"])
+@pytest.mark.parametrize("message", ["validating", "encoding", "describing"])
 def test_a_stop_interrupts_and_the_next_attempt_finishes(message: str, tmp_path: Path) -> None:
     checkpoint = MemoryCheckpoint()
     context, _ = context_in(tmp_path, checkpoint=checkpoint, stop_when=lambda progress: progress.message == message)
@@ -106,11 +107,20 @@ def test_a_stop_interrupts_and_the_next_attempt_finishes(message: str, tmp_path:
 
 def test_a_warp_can_be_stopped_in_the_middle(tmp_path: Path) -> None:
     source = write_raster(tmp_path / "large.tif", textured(3, 3500, 3500, "uint8"))
-    context, reported = context_in(tmp_path, stop_when=lambda progress: progress.message == "warping")
+    context, reported = context_in(tmp_path, stop_when=lambda progress: progress.message == "warping and encoding")
     result = run(context, tmp_path, source_url=str(source), target_crs="EPSG:4326")
     assert result["interrupted"] is True
-    assert reported[-1].message == "warping"
+    assert reported[-1].message == "warping and encoding"
     assert files(tmp_path) == set()
+
+
+def test_a_reprojected_raster_has_a_picture_of_how_it_was(tmp_path: Path) -> None:
+    context, _ = context_in(tmp_path)
+    result = run(context, tmp_path, target_crs="EPSG:4326")
+    assert files(tmp_path) == {"RGB.byte.tif", "RGB.byte.json", "RGB.byte.png", "RGB.byte.before.png"}
+    with Image.open(result["before"]["path"]) as picture:
+        assert (picture.width, picture.height) == (result["before"]["width"], result["before"]["height"])
+    assert result["before"]["crs"] == "EPSG:32618"
 
 
 def test_a_refusal_says_why_and_leaves_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,240 @@
+"""One tile: its overviews in memory, every level compressed by GDAL, decoded again and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from affine import Affine
+
+from services.raster.cog_options import CogOptions
+from services.raster.description import Description, Layout
+from services.raster.errors import Code, RasterError
+from services.raster.gdal import gdal_errors
+from services.raster.parameters import Resampling
+from services.raster.pixels import Pixels
+from services.raster.statistics import BandStatistics
+from services.raster.tiff_write import Blocks, Directory, Level, read_directories
+from services.raster.tile_grid import Box
+
+if TYPE_CHECKING:
+    from rasterio.io import DatasetReader, DatasetWriter
+
+_ALIGNED = frozenset({Resampling.NEAREST, Resampling.MODE, Resampling.AVERAGE})
+_ROWS = 512
+
+
+def margin_for(resampling: Resampling, levels: int) -> int:
+    """Pixels that must be known around a tile so that its overviews fit its neighbours', a multiple of 2**levels.
+
+    Nearest, mode and average look at two by two pixels; the others reach up to three pixels further at every level.
+    """
+    return 0 if resampling in _ALIGNED or not levels else 8 * 2**levels
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The levels of a tile, and the compressed file that holds each."""
+
+    levels: list[Level]
+    files: list[Any]
+    directory: Directory
+    mask: Directory | None
+
+    def fetch(self, file: int, offset: int, size: int) -> bytes:
+        """The bytes of a block."""
+        return bytes(self.files[file][offset : offset + size])
+
+
+def halvings(pixels: Pixels, core: Box, layout: Layout, how: Resampling, levels: int) -> Iterator[Pixels]:
+    """The pixels of ``core`` within ``pixels``, then those of each overview: ``levels`` + 1 in all."""
+    yield pixels.part(core)
+    for _ in range(levels):
+        pixels = _halved(pixels, layout, how)
+        core = Box(core.top // 2, core.left // 2, -(-core.height // 2), -(-core.width // 2))
+        yield pixels.part(core)
+
+
+def _halved(pixels: Pixels, layout: Layout, how: Resampling) -> Pixels:
+    import numpy as np
+    from rasterio.enums import Resampling as Kernel
+
+    values, mask = pixels.values, pixels.mask
+    if how is Resampling.NEAREST:
+        return Pixels(values[:, ::2, ::2], None if mask is None else mask[::2, ::2])
+    height, width = values.shape[1:]
+    odd = (height % 2, width % 2)
+    if any(odd):
+        values = np.pad(values, ((0, 0), (0, odd[0]), (0, odd[1])), mode="edge")
+        mask = None if mask is None else np.pad(mask, ((0, odd[0]), (0, odd[1])), mode="edge")
+    shape = (len(values), values.shape[1] // 2, values.shape[2] // 2)
+    with _in_memory(Pixels(values, mask), layout) as held:
+        smaller = held.read(out_shape=shape, resampling=Kernel[how.name.lower()])
+    half = None if mask is None else np.asarray(mask.reshape(shape[1], 2, shape[2], 2).any(axis=(1, 3)))
+    return Pixels(smaller, half)
+
+
+@contextmanager
+def _in_memory(pixels: Pixels, layout: Layout) -> Iterator[DatasetReader]:
+    """GDAL's own copy of some pixels, with what says which of them are valid."""
+    import numpy as np
+    import rasterio
+    from rasterio.enums import ColorInterp
+
+    count, height, width = pixels.values.shape
+    with rasterio.open(
+        "",
+        "w+",
+        driver="MEM",
+        width=width,
+        height=height,
+        count=count,
+        dtype=layout.dtype,
+        nodata=layout.nodata if _can_hold(layout) else None,
+        transform=Affine(1.0, 0.0, 0.0, 0.0, -1.0, 0.0),
+    ) as held:
+        if layout.alpha is not None:
+            held.colorinterp = tuple(
+                ColorInterp.alpha if band == layout.alpha else ColorInterp.undefined for band in range(count)
+            )
+        held.write(pixels.values)
+        if pixels.mask is not None:
+            held.write_mask(pixels.mask.astype(np.uint8) * 255)
+        yield held
+
+
+def _can_hold(layout: Layout) -> bool:
+    """Whether the nodata value can occur in the pixels; one that cannot says nothing of them."""
+    import numpy as np
+
+    if layout.nodata is None or layout.dtype.startswith("float"):
+        return True
+    limits = np.iinfo(layout.dtype)
+    return float(layout.nodata).is_integer() and limits.min <= layout.nodata <= limits.max
+
+
+@contextmanager
+def encoded(
+    levels: Iterator[Pixels], layout: Layout, options: CogOptions, *, threads: int, skip_first: bool = False
+) -> Iterator[Encoded]:
+    """Compress each level into a file in memory; they are freed at the end.
+
+    Every block is decoded again at once, and with a lossless codec compared with what was encoded.
+
+    Args:
+        levels: pixels, full resolution first.
+        layout: what they are.
+        options: the codec.
+        threads: threads of GDAL's own, for a tile that is alone.
+        skip_first: the first level is encoded elsewhere already.
+
+    Raises:
+        RasterError: COG_WRITE_FAILED, or COG_INVALID when decoding gives other pixels.
+    """
+    from rasterio.io import MemoryFile
+    from rasterio.shutil import copy
+
+    made: list[Level] = []
+    files: list[Any] = []
+    directories: list[Directory] = []
+    with ExitStack() as stack:
+        for number, pixels in enumerate(levels):
+            if skip_first and number == 0:
+                continue
+            file = stack.enter_context(MemoryFile(ext=".tif"))
+            try:
+                with _in_memory(pixels, layout) as held:
+                    copy(held, file.name, driver="GTiff", NUM_THREADS=threads, **options.block_options())
+                _compare(file, pixels, lossless=options.lossless)
+            except gdal_errors() as error:
+                raise RasterError(
+                    Code.COG_WRITE_FAILED, f"pixels could not be encoded: {error.__cause__ or error}"
+                ) from error
+            buffer = file.getbuffer()
+            directories = read_directories(buffer)
+            mask = Blocks.of(directories[1], len(files)) if layout.masked else None
+            height, width = pixels.values.shape[1:]
+            made.append(Level(width, height, Blocks.of(directories[0], len(files)), mask))
+            files.append(buffer)
+        yield Encoded(made, files, directories[0], directories[1] if layout.masked else None)
+
+
+def _compare(file: Any, pixels: Pixels, *, lossless: bool) -> None:
+    import numpy as np
+    from rasterio.windows import Window
+
+    values = pixels.values
+    height, width = values.shape[1:]
+    bits = f"u{values.dtype.itemsize}"
+    with file.open(driver="GTiff") as decoded:
+        for top in range(0, height, _ROWS):
+            rows = slice(top, min(height, top + _ROWS))
+            window = Window(0, top, width, rows.stop - top)
+            back = decoded.read(window=window)
+            same = not lossless or np.array_equal(back.view(bits), np.ascontiguousarray(values[:, rows]).view(bits))
+            if same and pixels.mask is not None:
+                same = np.array_equal(decoded.read_masks(1, window=window) > 0, pixels.mask[rows])
+            if not same:
+                raise RasterError(Code.COG_INVALID, f"decoded pixels differ from those encoded in rows {top} and below")
+
+
+def template(
+    layout: Layout,
+    options: CogOptions,
+    description: Description | None,
+    statistics: Sequence[BandStatistics] = (),
+) -> Directory:
+    """The main directory of a GeoTIFF of that layout without pixels, as GDAL writes it."""
+    from rasterio.io import MemoryFile
+
+    with MemoryFile(ext=".tif") as file:
+        with open_template(file.name, layout, options.block_options()) as written:
+            if description is not None:
+                description.write(written, statistics)
+        return read_directories(file.getbuffer())[0]
+
+
+def open_template(name: str, layout: Layout, creation: Mapping[str, Any]) -> DatasetWriter:
+    """A new GeoTIFF of that layout, to be described and left without pixels."""
+    import rasterio
+
+    return rasterio.open(
+        name,
+        "w",
+        driver="GTiff",
+        width=layout.width,
+        height=layout.height,
+        count=layout.count,
+        dtype=layout.dtype,
+        crs=layout.crs,
+        transform=layout.transform,
+        nodata=layout.nodata if _can_hold(layout) else None,
+        SPARSE_OK=True,
+        BIGTIFF="YES",
+        **creation,
+    )
+
+
+def mask_directory(options: CogOptions) -> Directory:
+    """The directory of a mask, as GDAL writes it."""
+    import numpy as np
+
+    side = options.blocksize
+    layout = Layout(
+        width=side,
+        height=side,
+        count=1,
+        dtype="uint8",
+        crs=None,
+        transform=Affine.identity(),
+        nodata=None,
+        masked=True,
+        alpha=None,
+    )
+    pixels = Pixels(np.zeros((1, side, side), np.uint8), np.zeros((side, side), bool))
+    plain = options.plain()
+    with encoded(iter([pixels]), layout, plain, threads=1) as made:
+        assert made.mask is not None  # noqa: S101 - the layout is masked
+        return made.mask

@@ -1,0 +1,94 @@
+"""The grid of tiles that a raster is made in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """A tile's row and column."""
+
+    row: int
+    column: int
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A window of pixels: first row, first column, height, width."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class TileGrid:
+    """Square tiles of ``side`` pixels over ``width`` x ``height``; those at the right and lower edge may be smaller."""
+
+    width: int
+    height: int
+    side: int
+
+    @property
+    def rows(self) -> int:
+        """Tiles from top to bottom."""
+        return -(-self.height // self.side)
+
+    @property
+    def columns(self) -> int:
+        """Tiles from left to right."""
+        return -(-self.width // self.side)
+
+    def __len__(self) -> int:
+        return self.rows * self.columns
+
+    def __iter__(self) -> Iterator[Place]:
+        for row in range(self.rows):
+            for column in range(self.columns):
+                yield Place(row, column)
+
+    def box(self, place: Place) -> Box:
+        """The pixels of a tile."""
+        top, left = place.row * self.side, place.column * self.side
+        return Box(top, left, min(self.side, self.height - top), min(self.side, self.width - left))
+
+    def widened(self, box: Box, margin: int) -> Box:
+        """``box`` with ``margin`` pixels more on every side, as far as the raster goes."""
+        top, left = max(0, box.top - margin), max(0, box.left - margin)
+        bottom = min(self.height, box.top + box.height + margin)
+        right = min(self.width, box.left + box.width + margin)
+        return Box(top, left, bottom - top, right - left)
+
+
+def reduced(pixels: int, levels: int) -> int:
+    """The length of ``pixels`` after halving, rounded up, so many times."""
+    return -(-pixels // (1 << levels))
+
+
+def overview_levels(width: int, height: int, block: int) -> int:
+    """How often a raster is halved until it fits into one block."""
+    levels = 0
+    while max(reduced(width, levels), reduced(height, levels)) > block:
+        levels += 1
+    return levels
+
+
+def tile_levels(side: int, block: int) -> int:
+    """How often a tile can be halved with its blocks still lying on the blocks of the whole."""
+    levels = 0
+    while side % 2 == 0 and (side // 2) % block == 0:
+        side //= 2
+        levels += 1
+    return levels
+
+
+def tail_levels(side: int, block: int) -> int:
+    """How often a tile is halved until it fits into one block and is at most an eighth, as far as it goes evenly."""
+    levels = 0
+    while (side > block or levels < 3) and side % 2 == 0:
+        side //= 2
+        levels += 1
+    return levels

@@ -1,0 +1,98 @@
+"""Mosaics as GDAL VRTs: GDAL writes the description from a GeoTIFF without pixels, the sources are put in here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from xml.etree import ElementTree
+
+from services.raster.description import Description, Layout
+from services.raster.encode import open_template
+from services.raster.gdal import judged_here
+from services.raster.statistics import BandStatistics
+
+_SOURCES = frozenset({"SimpleSource", "ComplexSource", "Overview"})
+_BLOCK = {"TILED": "YES", "BLOCKXSIZE": 512, "BLOCKYSIZE": 512}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """A file of a mosaic: its name relative to the VRT, its size, and where its pixels lie in the mosaic.
+
+    ``nodata``: its pixels of that value are not shown, so that pieces may overlap.
+    """
+
+    name: str
+    width: int
+    height: int
+    left: float
+    top: float
+    across: float
+    down: float
+    nodata: float | None = None
+    masked: bool = False
+
+
+def mosaic_document(
+    layout: Layout,
+    pieces: Sequence[Piece],
+    *,
+    description: Description | None = None,
+    statistics: Sequence[BandStatistics] = (),
+    overview: str | None = None,
+) -> bytes:
+    """The VRT of a mosaic; ``overview`` names a file that shows the whole at a lower resolution."""
+    root = _described(layout, description, statistics)
+    for number, band in enumerate(root.findall("VRTRasterBand"), start=1):
+        for old in [child for child in band if child.tag in _SOURCES]:
+            band.remove(old)
+        _fill(band, pieces, str(number), overview)
+    if layout.masked:
+        mask = ElementTree.SubElement(ElementTree.SubElement(root, "MaskBand"), "VRTRasterBand", {"dataType": "Byte"})
+        _fill(mask, pieces, "mask,1", overview)
+    ElementTree.indent(root)
+    content: bytes = ElementTree.tostring(root, encoding="utf-8")
+    return content
+
+
+def _described(
+    layout: Layout, description: Description | None, statistics: Sequence[BandStatistics]
+) -> ElementTree.Element:
+    import rasterio
+    from rasterio.io import MemoryFile
+    from rasterio.shutil import copy
+
+    with judged_here(), MemoryFile(ext=".tif") as file, MemoryFile(ext=".vrt") as written:
+        with open_template(file.name, layout, _BLOCK) as empty:
+            if description is not None:
+                description.write(empty, statistics)
+        with rasterio.open(file.name, driver="GTiff") as empty:
+            copy(empty, written.name, driver="VRT")
+        root = ElementTree.fromstring(written.read())  # noqa: S314 - GDAL has just written it
+    dropped: Iterable[Any] = (*root.findall("OverviewList"), *root.findall("Metadata[@domain='IMAGE_STRUCTURE']"))
+    for old in dropped:
+        root.remove(old)
+    return root
+
+
+def _fill(band: ElementTree.Element, pieces: Sequence[Piece], number: str, overview: str | None) -> None:
+    band.set("blockXSize", "512")
+    band.set("blockYSize", "512")
+    if overview is not None:
+        low = ElementTree.SubElement(band, "Overview")
+        ElementTree.SubElement(low, "SourceFilename", {"relativeToVRT": "1"}).text = overview
+        ElementTree.SubElement(low, "SourceBand").text = number
+    for piece in pieces:
+        shown = not number.startswith("mask") and (piece.nodata is not None or piece.masked)
+        source = ElementTree.SubElement(band, "ComplexSource" if shown else "SimpleSource")
+        ElementTree.SubElement(source, "SourceFilename", {"relativeToVRT": "1"}).text = piece.name
+        ElementTree.SubElement(source, "SourceBand").text = number
+        size = {"xSize": str(piece.width), "ySize": str(piece.height)}
+        ElementTree.SubElement(source, "SrcRect", {"xOff": "0", "yOff": "0", **size})
+        place = {"xOff": piece.left, "yOff": piece.top, "xSize": piece.across, "ySize": piece.down}
+        ElementTree.SubElement(source, "DstRect", {name: f"{value:.12g}" for name, value in place.items()})
+        if shown and piece.nodata is not None:
+            ElementTree.SubElement(source, "NODATA").text = f"{piece.nodata:.17g}"
+        elif shown:
+            ElementTree.SubElement(source, "UseMaskBand").text = "true"
