@@ -11,21 +11,25 @@ import logging
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, assert_never
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, assert_never
 
 import azure.functions as func
 
 from app.api.application import create_app
 from app.api.auth import Caller
-from app.composition import Application, Role, compose
+from app.composition import Application, Role, compose, service_bus_connection
 from app.logs import configure_logging
 from app.migrating import migrate_when_reachable
 from app.settings import OrchestrationMode, Settings
 from core.errors import GeoworkerError, MalformedMessage
-from core.messages import decode
+from core.messages import Message, decode
 from core.outcome import Outcome
-from transports.base import Complete, DeadLetter, Retry
+from transports.base import Complete, DeadLetter, Retry, Sent
 from transports.settlement import settlement_for
+
+if TYPE_CHECKING:
+    from transports.service_bus import ServiceBusDispatcher
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +52,7 @@ class FrontDoor:
     settings: Settings
     _application: Application | None = field(default=None, repr=False)
     _bridge: func.AsgiMiddleware | None = field(default=None, repr=False)
+    _copies: dict[str, ServiceBusDispatcher] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
@@ -85,15 +90,21 @@ class FrontDoor:
         """Stop and close the parts, if they were ever composed."""
         with self._lock:
             application, self._application, self._bridge = self._application, None, None
+            copies, self._copies = self._copies, {}
+        for dispatcher in copies.values():
+            dispatcher.close()
         if application is not None:
             application.lifecycle.drain()
 
-    def on_message(self, message: func.ServiceBusMessage) -> Outcome | None:
-        """Handle one message of the jobs or functions queue; returning completes it.
+    def on_message(self, message: func.ServiceBusMessage, queue: str) -> Outcome | None:
+        """Handle one message of ``queue``; returning completes it.
+
+        What could not be decided or recorded now waits in the queue as a copy that is due later: abandoned, it would
+        come back at once and be dead-lettered after the delivery limit, within seconds.
 
         Raises:
-            RedeliverMessage: when nothing could be decided or recorded now, or the message names nothing we know: the
-                host abandons it, and after the queue's delivery limit it is dead-lettered.
+            RedeliverMessage: when the message names nothing we know, or its copy cannot be sent: the host abandons it,
+                and after the queue's delivery limit it is dead-lettered.
         """
         try:
             decoded = decode(message.get_body())
@@ -106,11 +117,28 @@ class FrontDoor:
             case Complete():
                 return outcome
             case Retry(delay=delay):
-                raise RedeliverMessage(f"not now, again in {delay.total_seconds():.0f} s")
+                self._put_off(decoded, queue, delay)
+                return outcome
             case DeadLetter(reason=reason, detail=detail):
                 raise RedeliverMessage(f"{reason}: {detail}")
             case _:
                 assert_never(settlement)
+
+    def _put_off(self, message: Message, queue: str, delay: timedelta) -> None:
+        (result,) = self._copies_of(queue).schedule([message], delay)
+        if not isinstance(result, Sent):
+            raise RedeliverMessage(f"not now, and its copy could not be sent: {result}")
+        logger.warning(
+            "not now; again in %.0f s", delay.total_seconds(), extra={"action": "message.put_off", "queue": queue}
+        )
+
+    def _copies_of(self, queue: str) -> ServiceBusDispatcher:
+        from transports.service_bus import ServiceBusDispatcher
+
+        with self._lock:
+            if queue not in self._copies:
+                self._copies[queue] = ServiceBusDispatcher(service_bus_connection(self.settings), queue)
+            return self._copies[queue]
 
     def on_timer(self, timer: func.TimerRequest) -> Mapping[str, Any]:
         """Sweep and relay: what was lost, left behind or never called back is found here."""
@@ -189,7 +217,7 @@ def _add_queues(app: func.FunctionApp, door: FrontDoor) -> None:
     )
     def jobs(message: func.ServiceBusMessage) -> None:
         """Plan stages, finish jobs."""
-        door.on_message(message)
+        door.on_message(message, door.settings.jobs_queue)
 
     @app.function_name("tasks")
     @app.service_bus_queue_trigger(
@@ -197,4 +225,4 @@ def _add_queues(app: func.FunctionApp, door: FrontDoor) -> None:
     )
     def tasks(message: func.ServiceBusMessage) -> None:
         """Run short tasks."""
-        door.on_message(message)
+        door.on_message(message, door.settings.functions_queue)

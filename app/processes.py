@@ -69,7 +69,8 @@ def run_dev(settings: Settings, console: Console) -> None:
         def ready(url: str) -> None:
             console.print(f"geoworker dev listens on {url}  (Ctrl-C stops it)", highlight=False)
             console.print(
-                f"  data in {settings.data_dir.resolve()}; API described at {url}/openapi.json", highlight=False
+                f"  data in {settings.data_dir.resolve()}; dashboard at {url}/, API described at {url}/openapi.json",
+                highlight=False,
             )
 
         run_server(create_app(application), application, listener, ready=ready)

@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 _PING_SECONDS = 2.0  # health checks ask, and whoever asks them waits no longer
 _CLOSE_SECONDS = 1.0
+# The pauses between the tries of one series double; each series that failed is followed by a new one.
+_RECONNECT_SECONDS = 3.0
 
 PasswordProvider = Callable[[], str]
 """Gives the password of the moment, an Entra token for instance. Asked at every new connection."""
@@ -85,6 +87,8 @@ class ConnectionPoolManager:
             max_size=self._settings.max_size,
             timeout=self._settings.acquire_timeout,
             max_lifetime=self._settings.max_lifetime,
+            reconnect_timeout=_RECONNECT_SECONDS,
+            reconnect_failed=ConnectionPool.check,  # grows it, for the callers that wait
             configure=clean_text,
             open=True,
             name="geoworker",

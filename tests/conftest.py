@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,12 +22,22 @@ from infrastructure.postgres.migrations import migrate
 _numbers = itertools.count(1)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the session's ``tmp_path`` directories a root of their own.
+
+    Below the one that all sessions of a user share by default, every session that starts closes that to others: run as
+    root, a PostgreSQL of a test that is under way (a user of its own) then loses its files.
+    """
+    if config.option.basetemp is None:
+        directory = tempfile.mkdtemp(prefix="geoworker-tests-")
+        config.option.basetemp = directory
+        config.add_cleanup(lambda: shutil.rmtree(directory, ignore_errors=True))
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
-    """The address of an embedded PostgreSQL that lives as long as the session.
-
-    Not below pytest's own directory: run as root, another session that starts closes that to the server's user.
-    """
+    """The address of an embedded PostgreSQL that lives as long as the session."""
     with tempfile.TemporaryDirectory(prefix="geoworker-postgres-", ignore_cleanup_errors=True) as directory:
         os.chmod(directory, 0o755)
         server = EmbeddedPostgres(Path(directory, "data"))

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.dashboard.session import set_cookie
+from app.dashboard.session import is_encrypted, set_cookie
 
 COOKIE = "geoworker_csrf"
 FIELD = "csrf_token"
@@ -49,7 +49,7 @@ class CsrfGuard:
     def remember(self, request: Request, response: Response, nonce: str) -> None:
         """Give the browser the cookie that its tokens belong to."""
         if request.cookies.get(COOKIE) != nonce:
-            set_cookie(response, COOKIE, nonce, secure=request.url.scheme == "https")
+            set_cookie(response, COOKIE, nonce, secure=is_encrypted(request))
 
     def check(self, request: Request, token: str, caller: str) -> None:
         """Refuse a request that another site could have caused.

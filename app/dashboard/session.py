@@ -103,6 +103,11 @@ class SessionCookies:
         return session.caller if session is not None else None
 
 
+def is_encrypted(request: Request) -> bool:
+    """Whether the browser came by HTTPS, here or to a proxy in front."""
+    return request.url.scheme == "https" or request.headers.get("x-forwarded-proto", "").startswith("https")
+
+
 def set_cookie(response: Response, name: str, value: str, *, secure: bool, max_age: int | None = None) -> None:
     """A cookie that scripts cannot read and that other sites cannot make the browser send."""
     response.set_cookie(name, value, max_age=max_age, path="/", secure=secure, httponly=True, samesite="strict")

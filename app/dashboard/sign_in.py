@@ -9,8 +9,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from app.dashboard.session import COOKIE, LIFETIME_SECONDS, set_cookie
+from app.dashboard.session import COOKIE, LIFETIME_SECONDS, is_encrypted, set_cookie
 from app.dashboard.site import Site, first
+from app.recording import record
 from infrastructure.postgres.action_store import Action, Via
 
 _PERSON = re.compile(r"[^\w .@+-]+")
@@ -39,12 +40,10 @@ class SignIn:
         session = self._site.sessions.begin(first(given, "api_key").strip(), person)
         if session is None:
             return self._form(request, following, "This API key is not accepted.", status=401)
-        await run_in_threadpool(
-            self._site.application.actions.record,
-            Action(actor=session.caller.name, via=Via.DASHBOARD, action="sign_in"),
-        )
+        signed_in = Action(actor=session.caller.name, via=Via.DASHBOARD, action="sign_in")
+        await run_in_threadpool(record, self._site.application.actions, signed_in)
         response = RedirectResponse(following, status_code=303)
-        secure = request.url.scheme == "https"
+        secure = is_encrypted(request)
         set_cookie(response, COOKIE, self._site.sessions.encode(session), secure=secure, max_age=LIFETIME_SECONDS)
         return response
 

@@ -26,8 +26,7 @@ def world_svg() -> bytes:
     )
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="-1800 -900 3600 1800">'
-        f'<path d="{land}" fill="#8b98a5" fill-opacity=".38" stroke="#8b98a5" stroke-width=".7" stroke-opacity=".8"'
-        ' vector-effect="non-scaling-stroke"/>'
+        f'<path d="{land}" fill="#8b98a5" fill-opacity=".38" stroke="#8b98a5" stroke-width="1.4" stroke-opacity=".9"/>'
         "</svg>"
     ).encode()
 

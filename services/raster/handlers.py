@@ -38,9 +38,10 @@ def create_stac_item(params: CreateStacItem, context: DockerTaskContext) -> dict
 
 def process_raster_complete(params: ProcessRaster, context: DockerTaskContext) -> dict[str, Any]:
     """Validate, COG and STAC in one task with checkpointed phases."""
+    from services.raster.before import with_picture_before
     from services.raster.complete import process
 
-    return process(params, context)
+    return with_picture_before(params, context, lambda: process(params, context))
 
 
 def collect_rasters(params: CollectRasters, context: DockerTaskContext) -> dict[str, Any]:

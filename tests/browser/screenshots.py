@@ -28,6 +28,7 @@ from tests.browser import scenes
 from tests.browser.conftest import FLAGS, chromium_path
 from tests.browser.serving import serve
 
+MOST_HEIGHT = 1250
 LOOKS: dict[str, dict[str, Any]] = {
     "light": {"viewport": {"width": 1280, "height": 860}, "color_scheme": "light"},
     "dark": {"viewport": {"width": 1280, "height": 860}, "color_scheme": "dark"},
@@ -71,11 +72,11 @@ def pages(application: Application) -> dict[str, str]:
 
 
 def small(png: bytes) -> bytes:
-    """The picture with at most 128 colours."""
+    """The picture with at most 72 colours."""
     image = (
         Image.open(io.BytesIO(png))
         .convert("RGB")
-        .quantize(128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        .quantize(72, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     )
     file = io.BytesIO()
     image.save(file, format="PNG", optimize=True)
@@ -110,7 +111,7 @@ def take(playwright: Any, address: str, wanted: dict[str, str], directory: Path,
             page.wait_for_selector("h1")
             page.wait_for_timeout(400)
             full = page.evaluate("document.documentElement.scrollHeight")
-            clip = {"x": 0, "y": 0, "width": options["viewport"]["width"], "height": min(full, 2400)}
+            clip = {"x": 0, "y": 0, "width": options["viewport"]["width"], "height": min(full, MOST_HEIGHT)}
             (directory / f"{name}-{look}.png").write_bytes(small(page.screenshot(full_page=True, clip=clip)))
         context.close()
     browser.close()

@@ -174,7 +174,9 @@ def test_a_raster_is_seen_and_replayed_from_a_checkpoint(page: Page, application
     for image in page.locator("figure img").all():
         expect(image).to_have_js_property("complete", True)
         assert image.evaluate("image => image.naturalWidth") > 100
+    expect(page.get_by_text("Before: the source in its own projection")).to_be_visible()
     expect(page.locator(".map path.footprint")).to_have_count(2)
+    expect(page.locator(".histogram path")).to_have_count(3)
     expect(page.get_by_role("heading", name="STAC item")).to_be_visible()
     expect(page.get_by_text("EPSG:3857").first).to_be_visible()
     assert stayed(page)
@@ -294,7 +296,10 @@ def test_two_versions_at_once_stand_out_and_everything_is_reached_by_keyboard(
     page.keyboard.type("1")
     page.keyboard.press("Enter")
     page.wait_for_url(re.compile(r"/jobs/[0-9a-f]{64}$"))
+    expect(page.locator(".title .badge")).to_have_text("completed")
     page.locator("summary", has_text="Replay").focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Shift+Tab")
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
 
 

@@ -420,7 +420,7 @@ def raster(params: Any, context: DockerTaskContext) -> Any:
     def noted(progress: Progress) -> None:
         with (directory / "raster-history").open("a") as history:
             history.write(f"{context.attempt} {progress.message}\n")
-        if context.attempt == 1 and 20.0 <= progress.percent < 90.0:
+        if context.attempt == 1 and progress.done:  # pixels: between the validation and the description
             (directory / "in-mid-phase").touch()
             context.stop.wait(60)
         send(progress)

@@ -17,11 +17,14 @@ import chaos_worker
 
 from app import child, composition
 from app.api.application import create_app
+from app.lifecycle import CLOSING_SECONDS, RECORDING_SECONDS
 from app.logs import configure_logging
 from app.server import bind, run_server
 from app.settings import Settings
 
 GRACE = 1.5
+LONGEST_STOP = GRACE + RECORDING_SECONDS + CLOSING_SECONDS + 3.0
+"""Seconds: what is promised of a stop, and a margin for a busy machine."""
 FAST = {
     "SHUTDOWN_GRACE_SECONDS": str(GRACE),
     "LEASE_SECONDS": "2",

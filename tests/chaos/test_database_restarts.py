@@ -174,6 +174,31 @@ def test_an_outage_longer_than_every_retry_ends_no_loop(
 
 
 @pytest.mark.slow
+def test_a_long_outage_ends_for_the_pool_soon_after_it_ends_for_the_server(
+    server: FragilePostgres, make_store: Callable[..., Given]
+) -> None:
+    asking, waiting = make_store(acquire_timeout=0.2).backend, make_store(acquire_timeout=60).backend
+    assert isinstance(asking, PostgresBackend)
+    assert isinstance(waiting, PostgresBackend)
+
+    def answers() -> bool:
+        try:
+            return asking.database.row("SELECT 1 AS one") == {"one": 1}
+        except StoreUnavailable:
+            return False
+
+    assert answers()
+    server.stop()
+    waiter = Running(lambda: waiting.database.row("SELECT 1 AS one"))  # type: ignore[arg-type,return-value]
+    until = time.monotonic() + 17.0  # whoever doubles the pauses between tries from one second would now wait for 14
+    while time.monotonic() < until:
+        assert not answers()
+    server.start()
+    wait_until(answers, 7.0)
+    assert waiter.result(7.0) == {"one": 1}  # type: ignore[comparison-overlap]
+
+
+@pytest.mark.slow
 def test_a_drain_without_its_database_ends_in_time(
     server: FragilePostgres, start: Callable[..., Application], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,11 +26,11 @@ pytestmark = pytest.mark.chaos
 
 
 @pytest.fixture
-def start(database_url: str, tmp_path: Path, database: Database) -> Iterator[Callable[[], Service]]:
+def start(database_url: str, tmp_path: Path, database: Database) -> Iterator[Callable[..., Service]]:
     services: list[Service] = []
 
-    def start_service() -> Service:
-        services.append(Service(database_url, tmp_path, database))
+    def start_service(**settings: str) -> Service:
+        services.append(Service(database_url, tmp_path, database, **settings))
         return services[-1]
 
     yield start_service
@@ -38,7 +38,7 @@ def start(database_url: str, tmp_path: Path, database: Database) -> Iterator[Cal
         service.close()
 
 
-Start = Callable[[], Service]
+Start = Callable[..., Service]
 
 
 def test_a_listening_task_is_released_and_resumed_without_redoing_an_item(start: Start, tmp_path: Path) -> None:
@@ -48,8 +48,8 @@ def test_a_listening_task_is_released_and_resumed_without_redoing_an_item(start:
     wait_until(lambda: len(list(effects.glob("item-*"))) >= 10)
     began = time.monotonic()
     service.process.send_signal(signal.SIGTERM)
-    assert service.process.wait(10) == 0
-    assert time.monotonic() - began < 6.0
+    assert service.process.wait(60) == 0
+    assert time.monotonic() - began < chaos_service.LONGEST_STOP
     task = service.task(job_id)
     assert (task.status, task.failures, task.interruptions) == (TaskStatus.QUEUED, 0, 1)
     assert [attempt.outcome for attempt in service.store.list_attempts(task.task_id)] == [AttemptOutcome.INTERRUPTED]
@@ -64,34 +64,35 @@ def test_a_listening_task_is_released_and_resumed_without_redoing_an_item(start:
 
 
 def test_a_deaf_task_is_ended_and_released_while_health_says_shutting_down(start: Start, tmp_path: Path) -> None:
-    service = start()
+    longer = 2.0  # than usual: time to ask
+    service = start(SHUTDOWN_GRACE_SECONDS=str(chaos_service.GRACE + longer))
     started = tmp_path / "started"
     job_id = service.submit("chaos_hang", {"parameters": {"started": str(started)}})
     pid = read_pid(started)
     assert service.http.get("/health").json()["status"] == "healthy"
     began = time.monotonic()
     service.process.send_signal(signal.SIGTERM)
-    wait_until(lambda: service.http.get("/health").status_code == 503, 2)
+    wait_until(lambda: service.http.get("/health").status_code == 503)
     response = service.http.get("/health")
     assert response.json()["status"] == "shutting_down"
     assert service.http.get("/livez").status_code == 200
     assert service.http.get("/readyz").status_code == 503
-    assert service.process.wait(10) == 0
-    assert time.monotonic() - began < chaos_service.GRACE + 5.0
+    assert service.process.wait(60) == 0
+    assert time.monotonic() - began < chaos_service.LONGEST_STOP + longer
     assert not is_alive(pid)
     task = service.task(job_id)
     assert (task.status, task.failures, task.interruptions) == (TaskStatus.QUEUED, 0, 1)
 
 
 def test_a_second_signal_leaves_at_once_and_takes_the_child_along(start: Start, tmp_path: Path) -> None:
-    service = start()
+    service = start(SHUTDOWN_GRACE_SECONDS="60")
     started = tmp_path / "started"
     job_id = service.submit("chaos_hang", {"parameters": {"started": str(started)}})
     pid = read_pid(started)
     service.process.send_signal(signal.SIGTERM)
-    wait_until(lambda: service.http.get("/health").status_code == 503, 2)
+    wait_until(lambda: service.http.get("/health").status_code == 503)
     service.process.send_signal(signal.SIGTERM)
-    assert service.process.wait(1.0) == 130
+    assert service.process.wait(15) == 130  # of the grace, most is left
     wait_until(lambda: not is_alive(pid))
     assert service.task(job_id).status is TaskStatus.PROCESSING  # its lease runs out, and another takes it up
 

@@ -24,15 +24,14 @@ from services.raster import sample_raster
 pytestmark = pytest.mark.chaos
 
 _DOCKER_QUEUE = "long-running-tasks"
-_BOUND = chaos_service.GRACE + 5.0
 
 
-def stop(worker: Service, number: signal.Signals) -> float:
-    """Signal a worker; the seconds until it has left with exit code 0."""
+def stop(worker: Service, number: signal.Signals) -> None:
+    """Signal a worker, which leaves with exit code 0 and in time."""
     began = time.monotonic()
     worker.process.send_signal(number)
-    assert worker.process.wait(30) == 0
-    return time.monotonic() - began
+    assert worker.process.wait(60) == 0
+    assert time.monotonic() - began < chaos_service.LONGEST_STOP
 
 
 def assert_released(deployment: Deployment, worker: Service, job_id: str, *, phase: int) -> TaskRecord:
@@ -63,7 +62,7 @@ def test_a_stopped_worker_releases_its_task_and_the_next_goes_on(
         first = deployment.start_worker()
         raster = deployment.front(first).submit("process_raster_docker", {"source_url": str(sample_raster())})
         wait_until((tmp_path / "in-mid-phase").exists, 40)
-        assert stop(first, signal.SIGTERM) < _BOUND
+        stop(first, signal.SIGTERM)
         assert_released(deployment, first, raster, phase=1)
         assert not list((tmp_path / "outputs").rglob("*.tif*"))  # the half-written COG is gone
 
@@ -75,7 +74,7 @@ def test_a_stopped_worker_releases_its_task_and_the_next_goes_on(
 
         sleeper = deployment.front(second).submit("chaos_sleeper", {"parameters": {"directory": str(tmp_path)}})
         wait_until((tmp_path / "asleep-1").exists, 20)
-        assert stop(second, signal.SIGINT) < _BOUND
+        stop(second, signal.SIGINT)
         assert_released(deployment, second, sleeper, phase=1)
 
         (tmp_path / "wake").touch()
@@ -86,4 +85,4 @@ def test_a_stopped_worker_releases_its_task_and_the_next_goes_on(
             "attempt 1: phase 2 from step 0",
             "attempt 2: phase 2 from step n",
         ]
-        assert stop(third, signal.SIGTERM) < _BOUND  # with nothing at work too
+        stop(third, signal.SIGTERM)  # with nothing at work too

@@ -16,15 +16,11 @@ import pytest
 from chaos_harness import is_alive, read_pid, wait_until
 from chaos_process import Service, deployed
 
-from app.lifecycle import CLOSING_SECONDS, RECORDING_SECONDS
 from core.records import AttemptOutcome
 from core.states import TaskStatus
 from infrastructure.postgres.database import Database
 
 pytestmark = pytest.mark.chaos
-
-_LONGEST = chaos_service.GRACE + RECORDING_SECONDS + CLOSING_SECONDS
-_MARGIN = 3.0  # a busy machine
 
 
 def exit_code(worker: Service) -> int:
@@ -32,7 +28,7 @@ def exit_code(worker: Service) -> int:
     began = time.monotonic()
     worker.process.send_signal(signal.SIGTERM)
     code = worker.process.wait(60)
-    assert time.monotonic() - began < _LONGEST + _MARGIN
+    assert time.monotonic() - began < chaos_service.LONGEST_STOP
     return code
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import rasterio
+from PIL import Image
 
 from core.docker_context import DockerTaskContext
 from core.handlers import HandlerRegistry
@@ -111,6 +112,15 @@ def test_a_warp_can_be_stopped_in_the_middle(tmp_path: Path) -> None:
     assert result["interrupted"] is True
     assert reported[-1].message == "warping and encoding"
     assert files(tmp_path) == set()
+
+
+def test_a_reprojected_raster_has_a_picture_of_how_it_was(tmp_path: Path) -> None:
+    context, _ = context_in(tmp_path)
+    result = run(context, tmp_path, target_crs="EPSG:4326")
+    assert files(tmp_path) == {"RGB.byte.tif", "RGB.byte.json", "RGB.byte.png", "RGB.byte.before.png"}
+    with Image.open(result["before"]["path"]) as picture:
+        assert (picture.width, picture.height) == (result["before"]["width"], result["before"]["height"])
+    assert result["before"]["crs"] == "EPSG:32618"
 
 
 def test_a_refusal_says_why_and_leaves_nothing(tmp_path: Path) -> None:
