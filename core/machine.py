@@ -10,8 +10,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, assert_never
@@ -330,16 +329,21 @@ class CoreMachine:
         return self._run_claimed(claim, stop, renew)
 
     def _run_claimed(self, claim: Claim, stop: StopToken, renew: Renew | None) -> Outcome:
-        logger.info("task started", extra={"action": "task.started", **_ids(claim)})
-        with self._heartbeat(claim, stop, renew):
-            try:
-                execution = self._executor.execute(claim, stop=stop, deadline=self._deadline(claim))
-                return self._record_patiently(stop, lambda: self._record(claim, stop, execution))
-            except ClaimLost:
-                logger.warning("task superseded", extra={"action": "task.superseded", **_ids(claim)})
-                return Superseded(reason="another attempt owns the task")
-            except StoreUnavailable as error:
-                return Deferred(delay=self._options.store_retry, reason=f"the end could not be recorded: {error}")
+        _tell(logging.INFO, "started", claim)
+        heartbeat = self._take_heartbeat()
+        heartbeat.start(claim, stop, renew)
+        try:
+            execution = self._executor.execute(claim, stop=stop, deadline=self._deadline(claim))
+            return self._record_patiently(stop, lambda: self._record(claim, stop, execution))
+        except ClaimLost:
+            _tell(logging.WARNING, "superseded", claim)
+            return Superseded(reason="another attempt owns the task")
+        except StoreUnavailable as error:
+            return Deferred(delay=self._options.store_retry, reason=f"the end could not be recorded: {error}")
+        finally:
+            heartbeat.finish()
+            with self._heartbeats_lock:
+                self._heartbeats.append(heartbeat)
 
     def _deadline(self, claim: Claim) -> datetime | None:
         seconds = claim.task.timeout_seconds
@@ -371,7 +375,7 @@ class CoreMachine:
                 commit = self.store.complete_task(claim, result)
                 if commit.messages:
                     self._publisher.publish(commit.messages)
-                logger.info("task completed", extra={"action": "task.completed", **_ids(claim)})
+                _tell(logging.INFO, "completed", claim)
                 return Finished(result=result, last_in_stage=commit.last_in_stage)
             case Raised(error=error, retry_after=retry_after):
                 return self._record_failure(claim, error, retry_after)
@@ -385,7 +389,7 @@ class CoreMachine:
             case StopReason.CANCELLED:
                 commit = self.store.cancel_task(claim, reason=detail)
                 self._publisher.publish(commit.messages)
-                logger.info("task cancelled", extra={"action": "task.cancelled", **_ids(claim)})
+                _tell(logging.INFO, "cancelled", claim)
                 return Interrupted(reason=reason)
             case StopReason.MEMORY | StopReason.TIMEOUT | StopReason.STALLED:
                 error = ErrorInfo(
@@ -437,18 +441,11 @@ class CoreMachine:
         logger.error("task failed: %s", error.message, extra={"action": "task.failed", **_ids(claim)})
         return Failed(error=error)
 
-    @contextmanager
-    def _heartbeat(self, claim: Claim, stop: StopToken, renew: Renew | None) -> Iterator[None]:
+    def _take_heartbeat(self) -> Heartbeat:
         with self._heartbeats_lock:
-            heartbeat = self._heartbeats.pop() if self._heartbeats else None
-        heartbeat = heartbeat or Heartbeat(self.store, self._options.heartbeat, self.heartbeat_counts)
-        heartbeat.start(claim, stop, renew)
-        try:
-            yield
-        finally:
-            heartbeat.finish()
-            with self._heartbeats_lock:
-                self._heartbeats.append(heartbeat)
+            if self._heartbeats:
+                return self._heartbeats.pop()
+        return Heartbeat(self.store, self._options.heartbeat, self.heartbeat_counts)
 
     def close(self) -> None:
         """End the heartbeat threads and the executor. Idempotent."""
@@ -469,6 +466,11 @@ _STOP_TEXTS = {
     StopReason.TIMEOUT: "stopped at its time limit",
     StopReason.STALLED: "stopped because it made no progress",
 }
+
+
+def _tell(level: int, what: str, claim: Claim) -> None:
+    if logger.isEnabledFor(level):
+        logger.log(level, "task %s", what, extra={"action": f"task.{what}", **_ids(claim)})
 
 
 def _ids(claim: Claim) -> dict[str, Any]:

@@ -6,9 +6,10 @@ size limit and can be lost, doubled or delayed without harm.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -92,7 +93,23 @@ def decode(body: bytes | str) -> Message:
     try:
         return _ADAPTER.validate_json(body)
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc']) or 'body'}: {fault['msg']}" for fault in error.errors()
-        )
-        raise MalformedMessage(f"not a message: {faults}") from error
+        raise _malformed(error) from error
+
+
+def from_document(document: Mapping[str, Any]) -> Message:
+    """The message in a JSON document that was read already (a column of the outbox).
+
+    Raises:
+        MalformedMessage: as :func:`decode`.
+    """
+    try:
+        return _ADAPTER.validate_python(document)
+    except ValidationError as error:
+        raise _malformed(error) from error
+
+
+def _malformed(error: ValidationError) -> MalformedMessage:
+    faults = "; ".join(
+        f"{'.'.join(str(part) for part in fault['loc']) or 'body'}: {fault['msg']}" for fault in error.errors()
+    )
+    return MalformedMessage(f"not a message: {faults}")

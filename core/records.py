@@ -29,7 +29,10 @@ class RunsOn(StrEnum):
     @property
     def channel(self) -> Channel:
         """The channel that carries this place's tasks."""
-        return Channel(self.value)
+        return _CHANNEL_OF[self]
+
+
+_CHANNEL_OF = {place: Channel(place.value) for place in RunsOn}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

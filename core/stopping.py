@@ -22,9 +22,9 @@ class StopToken:
     """Asked once, for one reason; the first reason stays. Thread-safe."""
 
     def __init__(self) -> None:
-        self._event = threading.Event()
         self._lock = threading.Lock()
         self._reason: StopReason | None = None
+        self._event: threading.Event | None = None  # made for the first who waits
         self._listeners: list[Callable[[StopReason], None]] = []
 
     def request(self, reason: StopReason) -> None:
@@ -34,14 +34,15 @@ class StopToken:
                 return
             self._reason = reason
             listeners, self._listeners = self._listeners, []
-        self._event.set()
+            if self._event is not None:
+                self._event.set()
         for listener in listeners:
             listener(reason)
 
     @property
     def requested(self) -> bool:
         """Whether a stop was asked for."""
-        return self._event.is_set()
+        return self._reason is not None
 
     @property
     def reason(self) -> StopReason | None:
@@ -50,6 +51,11 @@ class StopToken:
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait for a request; True when there is one."""
+        with self._lock:
+            if self._reason is not None:
+                return True
+            if self._event is None:
+                self._event = threading.Event()
         return self._event.wait(seconds)
 
     def subscribe(self, listener: Callable[[StopReason], None]) -> Callable[[], None]:

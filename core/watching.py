@@ -43,8 +43,7 @@ class WatchingThread(Generic[T]):
 
     def finish(self) -> None:
         """Watch nothing. A look that has begun goes on."""
-        with self._changed:
-            self._subject = None
+        self._subject = None
 
     def close(self) -> None:
         """End the thread. Idempotent."""

@@ -19,6 +19,7 @@ from core.errors import (
 )
 from core.handlers import HandlerSpec
 from core.ports import Execution, Raised, Returned
+from infrastructure.json_text import loads
 from infrastructure.redaction import json_ready, redact
 
 _MAX_MESSAGE = 4_000
@@ -71,7 +72,7 @@ def checked_result(task_type: str, result: Any) -> Execution:
         return _violation(task_type, f"returned what JSON cannot hold: {_text(error)}")
     if len(text) > MAX_RESULT_BYTES:
         return _violation(task_type, f"returned {len(text)} bytes of result; at most {MAX_RESULT_BYTES} are kept")
-    plain: dict[str, Any] = json.loads(text)
+    plain: dict[str, Any] = loads(text)
     if plain.get("interrupted") or plain["success"]:
         return Returned(result=plain)
     message = plain.get("error") or plain.get("message") or "the handler reported failure and gave no error"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -83,8 +82,11 @@ def run_claimed(
         spec = parts.handlers[task.task_type]
     except UnknownTaskType as error:
         return Raised(error=describe(error))
-    with bound(**claim_ids(claim)), checkpoint, closing(writer):
-        return call_handler(spec, task.parameters, context)
+    with bound(**claim_ids(claim)), checkpoint:
+        try:
+            return call_handler(spec, task.parameters, context)
+        finally:
+            writer.close()
 
 
 def task_directory(task_id: str) -> str:

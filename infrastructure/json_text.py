@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 _compact = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+_decode = json.JSONDecoder().raw_decode  # without a search for blanks around what we wrote
 
 
 def dumps(value: Any) -> str:
@@ -19,6 +20,11 @@ def dumps(value: Any) -> str:
     if "\\u0000" not in text and "\\ud" not in text:
         return text
     return _compact(_clean(value))
+
+
+def loads(text: str) -> Any:
+    """What :func:`dumps` made ``text`` from, as JSON gives it back."""
+    return _decode(text)[0]
 
 
 def clean(text: str) -> str:

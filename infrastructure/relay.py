@@ -24,6 +24,7 @@ from core.retry import Backoff
 logger = logging.getLogger(__name__)
 
 _BATCH = 500
+_MARK_NOW = 5_000
 STOP_SECONDS = 3.0
 
 
@@ -92,8 +93,8 @@ class Relay:
         """Send entries that were just committed. Never fails: what cannot be sent stays in the outbox."""
         if entries:
             self._send(entries)
-        if not entries or len(self._to_mark) >= _BATCH:
-            self.wake()  # fewer are marked in bulk at the next poll: a commit each would slow the work's own
+        if not entries or len(self._to_mark) >= _MARK_NOW:
+            self.wake()  # fewer wait for the next poll: marking slows the work, and many tasks have begun by then
 
     def start(self) -> None:
         """Sweep the outbox in a thread until :meth:`stop`."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any, Protocol
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple, Protocol
 
 from core.messages import Channel, Message, StageComplete, encode
 from core.ports import OutboxStore
@@ -30,13 +29,17 @@ class Network(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Captured:
+class Captured(NamedTuple):
     """A message that would have been sent."""
 
     queue: str
     message: Message
-    timestamp: str
+    at: datetime
+
+    @property
+    def timestamp(self) -> str:
+        """When, in ISO 8601."""
+        return self.at.isoformat().replace("+00:00", "Z")
 
 
 class MockServiceBusRepository:
@@ -78,9 +81,8 @@ class MockServiceBusRepository:
 
     def send(self, channel: Channel, message: Message) -> None:
         """Capture one message and put it on its queue."""
-        timestamp = self._clock.now().isoformat().replace("+00:00", "Z")
         with self._lock:
-            self._captured.append(Captured(QUEUES[channel], message, timestamp))
+            self._captured.append(Captured(QUEUES[channel], message, self._clock.now()))
         if channel is not Channel.CALLBACKS:
             copies = 1 if self._network is None else self._network.copies(channel, message)
             self._queues[channel].put(*[encode(message)] * copies)

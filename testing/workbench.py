@@ -19,9 +19,11 @@ from testing.faults import Fault, FaultyCheckpoints, WorkerCrashed
 from testing.mock_service_bus import MockServiceBusRepository
 from testing.mock_state_manager import MockStateManager
 from transports.base import Delivery, DeliveryLost
+from transports.in_memory import InMemorySource
 from transports.settlement import settlement_for
 
 _ALL = 1_000_000_000
+_NO_TIME = timedelta(0)
 _PASS = timedelta(seconds=31)
 _MAX_INTERRUPTIONS = 1000
 _CHANNELS = (Channel.JOBS, Channel.FUNCTIONS, Channel.DOCKER)
@@ -72,6 +74,10 @@ class Workbench:
     clock: Clock
     faults: FaultyCheckpoints = field(repr=False)
     outcomes: list[Outcome | WorkerCrashed] = field(default_factory=list)
+    _sources: tuple[InMemorySource, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_sources", tuple(map(self.messages.source, _CHANNELS)))
 
     def submit(self, job_type: str, parameters: Mapping[str, Any] | None = None, *, rerun: bool = False) -> JobRecord:
         """Accept a job; nothing of it has run yet.
@@ -85,8 +91,8 @@ class Workbench:
     def step(self, *, stop: StopToken | None = None) -> bool:
         """Send what is due and handle one message; False when there was none."""
         self.messages.relay()
-        for channel in _CHANNELS:
-            delivery = self.messages.source(channel).receive(timedelta(0))
+        for source in self._sources:
+            delivery = source.receive(_NO_TIME)
             if delivery is not None:
                 self._handle(delivery, stop)
                 return True

@@ -70,8 +70,9 @@ class InMemoryQueue:
         self._changed = threading.Condition()
         self._ready: deque[_Entry] = deque()
         self._delayed: list[tuple[float, int, _Entry]] = []
-        self._locked: dict[int, _Lock] = {}
+        self._locked: dict[int, _Lock] = {}  # in the order in which the locks end: all last equally long
         self._numbers = itertools.count()
+        self._lock_seconds = self.lock_duration.total_seconds()
 
     def put(self, *bodies: bytes) -> None:
         """Add encoded messages."""
@@ -104,7 +105,7 @@ class InMemoryQueue:
 
     def take(self, timeout: float, stopping: Callable[[], bool]) -> tuple[int, _Entry] | None:
         """Lock the next message, waiting up to ``timeout`` seconds; None when there is none or ``stopping`` is true."""
-        deadline = time.monotonic() + timeout
+        deadline: float | None = None
         with self._changed:
             while True:
                 self._surface()
@@ -112,25 +113,32 @@ class InMemoryQueue:
                     entry = self._ready.popleft()
                     entry.deliveries += 1
                     token = next(self._numbers)
-                    self._locked[token] = _Lock(entry, self.clock() + self.lock_duration.total_seconds())
+                    self._locked[token] = _Lock(entry, self.clock() + self._lock_seconds)
                     return token, entry
-                left = deadline - time.monotonic()
+                left = timeout if deadline is None else deadline - time.monotonic()
                 if left <= 0 or stopping():
                     return None
+                deadline = deadline or time.monotonic() + timeout
                 self._changed.wait(min(left, self._next_change()))
 
     def _next_change(self) -> float:
-        moments = [moment for moment, _, _ in self._delayed[:1]] + [lock.until for lock in self._locked.values()]
+        moments = [moment for moment, _, _ in self._delayed[:1]]
+        moments += [lock.until for lock in itertools.islice(self._locked.values(), 1)]
         return max(0.001, min(moments) - self.clock()) if moments else 3600.0
 
     def _surface(self) -> None:
         """Make due what was delayed, and give back what was locked for too long."""
+        if not self._delayed and not self._locked:
+            return
         now = self.clock()
         while self._delayed and self._delayed[0][0] <= now:
             self._ready.append(heapq.heappop(self._delayed)[2])
-        lapsed = [token for token, lock in self._locked.items() if lock.until <= now]
-        for token in lapsed:
-            entry = self._locked.pop(token).entry
+        while self._locked:
+            token, lock = next(iter(self._locked.items()))
+            if lock.until > now:
+                break
+            del self._locked[token]
+            entry = lock.entry
             if entry.deliveries >= self.max_delivery_count:
                 detail = f"delivered {entry.deliveries} times and never settled"
                 self.dead_letters.append(DeadLettered(entry.body, "MaxDeliveryCountExceeded", detail))
@@ -141,10 +149,11 @@ class InMemoryQueue:
         """Extend a lock; a third of what it lasts. DeliveryLost when it has run out."""
         with self._changed:
             self._surface()
-            lock = self._locked.get(token)
+            lock = self._locked.pop(token, None)
             if lock is None:
                 raise DeliveryLost("the lock has run out")
-            lock.until = self.clock() + self.lock_duration.total_seconds()
+            lock.until = self.clock() + self._lock_seconds
+            self._locked[token] = lock
             return self.lock_duration / 3
 
     def settle(self, token: int, settlement: Settlement) -> None:
@@ -211,7 +220,7 @@ class InMemorySource(TaskSource):
     def receive(self, timeout: timedelta) -> _InMemoryDelivery | None:
         self._last_poll_at = datetime.now(UTC)
         self._waking = False
-        while (taken := self._queue.take(timeout.total_seconds(), lambda: self._waking)) is not None:
+        while (taken := self._queue.take(timeout.total_seconds(), self._is_waking)) is not None:
             token, entry = taken
             self._received += 1
             try:
@@ -226,6 +235,9 @@ class InMemorySource(TaskSource):
                 message, entry.deliveries, self._queue, token, functools.partial(self._count, token)
             )
         return None
+
+    def _is_waking(self) -> bool:
+        return self._waking
 
     def _count(self, token: int, settlement: Settlement) -> None:
         self._held.discard(token)

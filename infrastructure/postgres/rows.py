@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from core.errors import ErrorInfo
-from core.messages import Channel, decode
+from core.messages import Channel, from_document
 from core.records import (
     AttemptOutcome,
     AttemptRecord,
@@ -20,7 +20,6 @@ from core.records import (
     TaskResult,
 )
 from core.states import JobStatus, TaskStatus
-from infrastructure.postgres.jsonb import dumps
 
 Row = Mapping[str, Any]
 
@@ -136,7 +135,7 @@ def outbox_entries(rows: Iterable[Row]) -> tuple[OutboxEntry, ...]:
         OutboxEntry(
             entry_id=row["entry_id"],
             channel=Channel(row["channel"]),
-            message=decode(dumps(row["message"])),
+            message=from_document(row["message"]),
             tries=row.get("tries", 0),
             created_at=row.get("entry_created_at", row["created_at"]),
         )

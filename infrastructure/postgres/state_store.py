@@ -201,12 +201,19 @@ class PostgresStateStore:
                 "task_type": plan.task_type,
                 "runs_on": plan.runs_on,
                 "total": len(plan.tasks),
-                "task_ids": [planned_task_id(job_id, plan.stage, index) for index in range(len(plan.tasks))],
-                "indexes": list(range(len(plan.tasks))),
-                "task_parameters": [dumps(dict(task.parameters)) for task in plan.tasks],
-                "max_attempts": [task.max_attempts or plan.max_attempts for task in plan.tasks],
-                "timeouts": [task.timeout_seconds for task in plan.tasks],
-                "callbacks": [task.callback_url for task in plan.tasks],
+                "tasks": dumps(
+                    [
+                        {
+                            "task_id": planned_task_id(job_id, plan.stage, index),
+                            "task_index": index,
+                            "parameters": dict(task.parameters),
+                            "max_attempts": task.max_attempts or plan.max_attempts,
+                            "timeout_seconds": task.timeout_seconds,
+                            "callback_url": task.callback_url,
+                        }
+                        for index, task in enumerate(plan.tasks)
+                    ]
+                ),
                 "hold": self._options.hold if direct else timedelta(0),
                 "want_entries": direct,
             },

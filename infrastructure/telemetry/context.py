@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar, Token
+from types import TracebackType
 from typing import Any
 
 from core.records import Claim
@@ -21,14 +22,26 @@ def current_ids() -> Mapping[str, Any]:
     return _ids.get()
 
 
-@contextmanager
-def bound(**ids: Any) -> Iterator[None]:
+class _Binding:
+    __slots__ = ("_given", "_token")
+
+    _token: Token[Mapping[str, Any]]
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        self._given = given
+
+    def __enter__(self) -> None:
+        self._token = _ids.set({**_ids.get(), **self._given})
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _ids.reset(self._token)
+
+
+def bound(**ids: Any) -> AbstractContextManager[None]:
     """Log lines within the block carry ``ids`` too."""
-    token = _ids.set({**_ids.get(), **ids})
-    try:
-        yield
-    finally:
-        _ids.reset(token)
+    return _Binding(ids)
 
 
 def claim_ids(claim: Claim) -> dict[str, Any]:
@@ -71,5 +84,5 @@ def new_traceparent() -> str:
 
 def trace_ids(traceparent: str | None) -> dict[str, str]:
     """``trace_id`` and ``span_id`` of a traceparent; empty for none."""
-    match = _TRACEPARENT.match(traceparent or "")
+    match = _TRACEPARENT.match(traceparent) if traceparent is not None else None
     return {"trace_id": match.group(1), "span_id": match.group(2)} if match is not None else {}

@@ -68,7 +68,7 @@ class Budget:
 
     def holds_rows(self, rows: int, width: int, pixel_bytes: int) -> bool:
         """Whether that many whole rows can be kept in memory, twice over."""
-        return 2 * rows * width * pixel_bytes <= self.working // 2
+        return 2 * rows * width * pixel_bytes <= self.working // 3
 
 
 def budget_of(context: DockerTaskContext) -> Budget:

@@ -20,18 +20,18 @@ class OutboxStatements(Tables):
     @atomic
     def take(self, channels: Iterable[Channel], *, limit: int, hold: timedelta) -> Sequence[OutboxEntry]:
         now = self.clock.now()
-        wanted = list(channels)
-        due: dict[int, OutboxRow] = {}
-        while len(due) < limit:
-            firsts = [(*first, channel) for channel in wanted if (first := self._first(channel)) is not None]
-            if not firsts or min(firsts)[0] > now:
-                break
-            _, entry_id, channel = min(firsts)
-            heapq.heappop(self._due[channel])
-            due[entry_id] = self._open[entry_id]
-        for row in due.values():
+        due: dict[tuple[datetime, int], OutboxRow] = {}
+        for channel in channels:
+            enough = len(due) + limit
+            while len(due) < enough and (first := self._first(channel)) is not None and first[0] <= now:
+                due[heapq.heappop(self._due[channel])] = self._open[first[1]]
+        taken = sorted(due)
+        for place in taken[limit:]:
+            heapq.heappush(self._due[due[place].channel], place)
+        rows = [due[place] for place in taken[:limit]]
+        for row in rows:
             self._put_off(row, now + hold)
-        return [row.entry() for _, row in sorted(due.items())]
+        return [row.entry() for row in sorted(rows, key=_number)]
 
     @atomic
     def mark_sent(self, entry_ids: Sequence[int]) -> None:
@@ -83,3 +83,7 @@ class OutboxStatements(Tables):
                 return heap[0]
             heapq.heappop(heap)
         return None
+
+
+def _number(row: OutboxRow) -> int:
+    return row.entry_id

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
@@ -22,14 +21,14 @@ from core.records import (
     TaskResult,
 )
 from core.states import JobStatus, TaskStatus, check_job, check_task
-from infrastructure.json_text import dumps
+from infrastructure.json_text import dumps, loads
 
 ACTIVE_JOB_STATUSES: Final = frozenset({JobStatus.QUEUED, JobStatus.PROCESSING})
 
 
 def stored(value: Mapping[str, Any]) -> dict[str, Any]:
     """``value`` as it comes back from the database: through JSON."""
-    return cast("dict[str, Any]", json.loads(dumps(dict(value))))
+    return cast("dict[str, Any]", loads(dumps(dict(value))))
 
 
 def stored_error(error: ErrorInfo) -> ErrorInfo:
@@ -163,7 +162,38 @@ class TaskRow:
 
     def record(self) -> TaskRecord:
         """The row as the port returns it."""
-        return TaskRecord(**{name: getattr(self, name) for name in _TASK_FIELDS})
+        return TaskRecord(
+            task_id=self.task_id,
+            job_id=self.job_id,
+            job_type=self.job_type,
+            task_type=self.task_type,
+            stage=self.stage,
+            task_index=self.task_index,
+            runs_on=self.runs_on,
+            status=self.status,
+            parameters=self.parameters,
+            attempt=self.attempt,
+            failures=self.failures,
+            interruptions=self.interruptions,
+            max_attempts=self.max_attempts,
+            timeout_seconds=self.timeout_seconds,
+            callback_url=self.callback_url,
+            result_data=self.result_data,
+            error_details=self.error_details,
+            progress=self.progress,
+            progress_at=self.progress_at,
+            lease_owner=self.lease_owner,
+            lease_expires_at=self.lease_expires_at,
+            execute_after=self.execute_after,
+            checkpoint_phase=self.checkpoint_phase,
+            checkpoint_data=self.checkpoint_data,
+            checkpoint_updated_at=self.checkpoint_updated_at,
+            traceparent=self.traceparent,
+            created_at=self.created_at,
+            updated_at=self.updated_at,
+            started_at=self.started_at,
+            finished_at=self.finished_at,
+        )
 
     def result(self) -> TaskResult:
         """The ended task as the next stage sees it."""
@@ -223,4 +253,3 @@ class OutboxRow:
 
 _JOB_FIELDS = tuple(one.name for one in fields(JobRecord))
 _STAGE_FIELDS = tuple(one.name for one in fields(StageRecord))
-_TASK_FIELDS = tuple(one.name for one in fields(TaskRecord))

@@ -7,9 +7,8 @@ import heapq
 import itertools
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar, cast
 
 from core.errors import ClaimLost, ErrorInfo
 from core.messages import Channel, Message, StageComplete, TaskEnded
@@ -24,8 +23,7 @@ R = TypeVar("R")
 S = TypeVar("S", bound="Tables")
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(NamedTuple):
     """One committed change, for the operation log."""
 
     name: str

@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import json
 import logging
+import os
 import platform
 import statistics
 import tempfile
@@ -127,19 +128,19 @@ def throughput(application: Application, tasks: int) -> float:
     return tasks / (time.perf_counter() - began)
 
 
-def in_memory(tasks: int) -> float:
-    """Tasks a second of the test kit: store, queue and handler in one thread, from submit to the job's end."""
+def in_memory(tasks: int) -> tuple[float, float]:
+    """Tasks of the test kit a second and a CPU second: store, queue and handler in one thread, submit to job's end."""
     from testing import create_workbench
 
     bench = create_workbench(
         jobs=JobRegistry((NoopJob(),)), handlers=HandlerRegistry((HandlerSpec(task_type="noop", handler=noop),))
     )
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     assert bench.finish(bench.submit("noop", {"n": tasks}).job_id).succeeded
-    took = time.perf_counter() - began
+    took, cpu = time.perf_counter() - began, time.process_time() - cpu
     bench.close()
     about_to_end.clear()
-    return tasks / took
+    return tasks / took, tasks / cpu
 
 
 def latency(application: Application, times: int) -> list[float]:
@@ -221,6 +222,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=8)
     options = parser.parse_args()
+    load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as directory:
         server = EmbeddedPostgres(Path(directory) / "postgres")
         address = server.start()
@@ -238,11 +240,13 @@ def main() -> None:
         floors.append(floor(peer_url))
         server.stop()
     floor_rate = statistics.median(floors)
+    memory = [in_memory(10_000) for _ in range(options.rounds)]
     peer_rate = statistics.median(peer["tasks_per_second"] for peer in peers)
     peer_delays = sorted(delay for peer in peers for delay in peer["latency_ms"])
     print(
         json.dumps(
             {
+                "load": [round(value, 1) for value in (load_before, os.getloadavg()[0])],
                 "python": platform.python_version(),
                 "peer": f"procrastinate {metadata.version('procrastinate')}, concurrency 10",
                 "threads": options.threads,
@@ -252,7 +256,8 @@ def main() -> None:
                 "ratio_to_floor": round(rate / floor_rate, 2),
                 "commits_per_task": round(commits / (options.rounds * options.tasks), 2),
                 "own_cpu_ms_per_task": round(1000 * cpu / (options.rounds * options.tasks), 3),
-                "in_memory_tasks_per_second": round(max(in_memory(2000) for _ in range(options.rounds))),
+                "in_memory_tasks_per_second": round(max(rate for rate, _ in memory)),
+                "in_memory_tasks_per_cpu_second": round(max(rate for _, rate in memory)),
                 "latency_ms": {"p50": round(delays[50], 2), "p99": round(delays[98], 2)},
                 "peer_tasks_per_second": round(peer_rate),
                 "peer_ratio_to_floor": round(peer_rate / floor_rate, 2),

@@ -56,9 +56,9 @@ WITH job AS (
                            timeout_seconds, callback_url, traceparent, next_hint_at)
     SELECT t.task_id, job.job_id, job.job_type, %(task_type)s, %(stage)s, t.task_index, %(runs_on)s, t.parameters,
            t.max_attempts, t.timeout_seconds, t.callback_url, job.traceparent, now() + %(hint_interval)s
-    FROM job, unnest(%(task_ids)s::text[], %(indexes)s::int[], %(task_parameters)s::jsonb[], %(max_attempts)s::int[],
-                     %(timeouts)s::float8[], %(callbacks)s::text[])
-              AS t (task_id, task_index, parameters, max_attempts, timeout_seconds, callback_url)
+    FROM job, json_to_recordset(%(tasks)s::json)
+              AS t (task_id text, task_index int, parameters jsonb, max_attempts int, timeout_seconds float8,
+                    callback_url text)
     RETURNING task_id, job_id, job_type, task_type, stage, task_index, runs_on, attempt, traceparent
 ), hints AS (
     INSERT INTO app.outbox (channel, message, job_id, task_id, available_at)
