@@ -33,8 +33,8 @@ functions-host: .venv-functions/ready  ## The packaged Function App under Micros
 	  "azure-functions-runtime>=1.1,<2"
 	@touch $@
 
-test: $(BIN)/geoworker  ## The default test suite
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+test: $(BIN)/geoworker  ## The default test suite, in a few processes: much of it waits
+	$(BIN)/python -m pytest -m "not slow" -n 3 --dist loadfile $(ARGS)
 
 test-all: $(BIN)/geoworker  ## Every test, the slow ones too
 	$(BIN)/python -m pytest $(ARGS)

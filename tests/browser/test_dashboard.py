@@ -297,9 +297,12 @@ def test_two_versions_at_once_stand_out_and_everything_is_reached_by_keyboard(
     page.keyboard.press("Enter")
     page.wait_for_url(re.compile(r"/jobs/[0-9a-f]{64}$"))
     expect(page.locator(".title .badge")).to_have_text("completed")
-    page.locator("summary", has_text="Replay").focus()
+    replay = page.locator("summary", has_text="Replay")
+    expect(replay).to_be_visible()
+    replay.focus()
     page.keyboard.press("Tab")
     page.keyboard.press("Shift+Tab")
+    expect(replay).to_be_focused()
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
 
 

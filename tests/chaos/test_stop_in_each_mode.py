@@ -21,8 +21,9 @@ from core.states import TaskStatus
 from infrastructure.postgres.database import Database
 from services.raster import sample_raster
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(180)]
 
+_MODES = ("in_memory", "service_bus", "http_trigger")
 _DOCKER_QUEUE = "long-running-tasks"
 
 
@@ -47,42 +48,56 @@ def assert_released(deployment: Deployment, worker: Service, job_id: str, *, pha
 
 
 def finish(worker: Service, job_id: str) -> dict[str, Any]:
-    task = wait_until(lambda: (t := worker.task(job_id)).status is TaskStatus.COMPLETED and t, 40)
+    task = wait_until(lambda: (t := worker.task(job_id)).status is TaskStatus.COMPLETED and t, 60)
     outcomes = [attempt.outcome for attempt in worker.store.list_attempts(task.task_id)]
     assert outcomes == [AttemptOutcome.INTERRUPTED, AttemptOutcome.COMPLETED]
     return dict(task.result_data)
 
 
-@pytest.mark.timeout(180)
-@pytest.mark.parametrize("mode", ["in_memory", "service_bus", "http_trigger"])
-def test_a_stopped_worker_releases_its_task_and_the_next_goes_on(
+def in_modes(*by_default: str) -> pytest.MarkDecorator:
+    """Every mode; those that are not ``by_default`` run in the long pass."""
+    slow = [() if mode in by_default else (pytest.mark.slow,) for mode in _MODES]
+    return pytest.mark.parametrize(
+        "mode", [pytest.param(mode, marks=marks) for mode, marks in zip(_MODES, slow, strict=True)]
+    )
+
+
+@in_modes("service_bus", "http_trigger")
+def test_a_raster_that_is_stopped_in_the_middle_goes_on_in_the_next_worker(
     mode: str, database_url: str, database: Database, tmp_path: Path
 ) -> None:
     with deployed(mode, database_url, tmp_path, database) as deployment:
         first = deployment.start_worker()
-        raster = deployment.front(first).submit("process_raster_docker", {"source_url": str(sample_raster())})
-        wait_until((tmp_path / "in-mid-phase").exists, 40)
+        job_id = deployment.front(first).submit("process_raster_docker", {"source_url": str(sample_raster())})
+        wait_until((tmp_path / "in-mid-phase").exists, 60)
         stop(first, signal.SIGTERM)
-        assert_released(deployment, first, raster, phase=1)
+        assert_released(deployment, first, job_id, phase=1)
         assert not list((tmp_path / "outputs").rglob("*.tif*"))  # the half-written COG is gone
 
         second = deployment.start_worker()
-        result = finish(second, raster)
+        result = finish(second, job_id)
         assert Path(result["cog"]["path"]).is_file()
         history = [line.split(" ", 1) for line in (tmp_path / "raster-history").read_text().splitlines()]
         assert [attempt for attempt, message in history if message == "validating"] == ["1"]
+        stop(second, signal.SIGTERM)  # with nothing at work too
 
-        sleeper = deployment.front(second).submit("chaos_sleeper", {"parameters": {"directory": str(tmp_path)}})
-        wait_until((tmp_path / "asleep-1").exists, 20)
-        stop(second, signal.SIGINT)
-        assert_released(deployment, second, sleeper, phase=1)
+
+@in_modes("in_memory")
+def test_a_sleeper_that_is_interrupted_goes_on_in_the_next_worker(
+    mode: str, database_url: str, database: Database, tmp_path: Path
+) -> None:
+    with deployed(mode, database_url, tmp_path, database) as deployment:
+        first = deployment.start_worker()
+        job_id = deployment.front(first).submit("chaos_sleeper", {"parameters": {"directory": str(tmp_path)}})
+        wait_until((tmp_path / "asleep-1").exists, 60)
+        stop(first, signal.SIGINT)
+        assert_released(deployment, first, job_id, phase=1)
 
         (tmp_path / "wake").touch()
-        third = deployment.start_worker()
-        assert finish(third, sleeper)["made_by"] == 1
+        second = deployment.start_worker()
+        assert finish(second, job_id)["made_by"] == 1
         assert (tmp_path / "history").read_text().splitlines() == [
             "attempt 1: phase 1",
             "attempt 1: phase 2 from step 0",
             "attempt 2: phase 2 from step n",
         ]
-        stop(third, signal.SIGTERM)  # with nothing at work too
