@@ -26,13 +26,12 @@ from core.states import TERMINAL_JOB_STATUSES, TERMINAL_TASK_STATUSES, JobStatus
 from infrastructure.connection_pool import ConnectionPoolManager, PoolSettings
 from infrastructure.postgres.database import Database
 from tests.contract.stores import Backend, MemoryBackend, PostgresBackend
-from tests.property.world import Seen, World
+from tests.property.world import STEP, Seen, World
 
 NUMBERS = st.integers(0, 30)
 ENDS = st.sampled_from(["ok", "ok", "ok", "transient", "permanent", "crash", "drain", "lease_lost"])
 WRITES = st.sampled_from(["complete", "complete", "fail", "retry", "release", "cancel", "heartbeat"])
-# No sums of these meet a lease, a hold or an interval of hints to the millisecond.
-STEPS = st.sampled_from([timedelta(seconds=7.31), timedelta(seconds=71.93), timedelta(seconds=1013.17)])
+STEPS = st.sampled_from([STEP, 3 * STEP, 36 * STEP])
 
 
 class MachineOverStores(RuleBasedStateMachine):
@@ -197,7 +196,7 @@ class MachineOverStores(RuleBasedStateMachine):
                     task[2] in TERMINAL_TASK_STATUSES for task in self.seen.tasks.values()
                 ):
                     break
-                self.both(lambda world: world.backend.advance(timedelta(seconds=4000.77)))
+                self.both(lambda world: world.backend.advance(144 * STEP))
                 self.both(lambda world: world.sweep())
                 self.both(lambda world: world.relay(True))
                 while self.has_network:

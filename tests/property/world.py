@@ -34,7 +34,13 @@ from core.retry import Backoff
 from core.stopping import StopReason, StopToken
 from tests.contract.stores import LEASE, PERMANENT, TRANSIENT, WORKER, Backend
 
-PAST_LEASE = LEASE + timedelta(seconds=11.37)
+# PostgreSQL's clock goes on between the steps of a script, the other stands still. All steps are multiples of this one,
+# so that leases and intervals of hints (60 s and its doubles), holds and back-offs end at least 4 s away from any moment
+# at which the script looks, and from each other: even on a slow machine both worlds find the same things due.
+STEP = timedelta(seconds=28)
+PAST_LEASE = 3 * STEP
+HOLD = timedelta(seconds=42)
+RETRY_IN = timedelta(seconds=48)
 ALL = 10_000
 
 
@@ -161,7 +167,7 @@ class World:
         return self.tried(lambda: self.machine.submit_job("chain", parameters, rerun=rerun).created)
 
     def relay(self, marked: bool) -> str:
-        entries = self.backend.outbox.take(list(Channel), limit=ALL, hold=timedelta(seconds=30.73))
+        entries = self.backend.outbox.take(list(Channel), limit=ALL, hold=HOLD)
         self.network += sorted((entry.message for entry in entries), key=text)
         if marked:
             self.backend.outbox.mark_sent([entry.entry_id for entry in entries])
@@ -204,7 +210,7 @@ class World:
         steps: Mapping[str, Callable[[], object]] = {
             "complete": lambda: state.complete_task(claim, {"success": True, "attempt": claim.attempt}),
             "fail": lambda: state.fail_task(claim, PERMANENT, retry_in=None),
-            "retry": lambda: state.fail_task(claim, TRANSIENT, retry_in=timedelta(seconds=40.19)),
+            "retry": lambda: state.fail_task(claim, TRANSIENT, retry_in=RETRY_IN),
             "release": lambda: state.release_task(claim, reason="drain"),
             "cancel": lambda: state.cancel_task(claim, reason="cancelled"),
             "heartbeat": lambda: state.heartbeat(claim).cancel_requested,
