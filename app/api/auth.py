@@ -42,6 +42,10 @@ class Unauthenticated(Exception):
     """The request has no credentials, or wrong ones."""
 
 
+class Forbidden(Exception):
+    """The caller is who it says, and none of those that may call."""
+
+
 class IdentityUnavailable(Exception):
     """Credentials cannot be checked now: the identity provider does not answer."""
 
@@ -95,7 +99,7 @@ class AuthenticationMiddleware:
         self._unidentified = unidentified
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Put the caller into the request's state, or answer 401."""
+        """Put the caller into the request's state, or answer 401, 403 or 503."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -103,6 +107,8 @@ class AuthenticationMiddleware:
             scope.setdefault("state", {})["caller"] = await self._caller(Request(scope))
         except Unauthenticated as error:
             await self._refusal(Request(scope), str(error))(scope, receive, send)
+        except Forbidden as error:
+            await problem(403, str(error))(scope, receive, send)
         except IdentityUnavailable as error:
             await problem(503, str(error), headers=retry_after(RETRY_AFTER_SECONDS))(scope, receive, send)
         else:

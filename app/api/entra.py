@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import jwt
 from starlette.requests import Request
 
-from app.api.auth import Caller, IdentityUnavailable, Unauthenticated
+from app.api.auth import Caller, Forbidden, IdentityUnavailable, Unauthenticated
 
 logger = logging.getLogger(__name__)
 
@@ -62,5 +62,5 @@ class EntraTokens:
             raise Unauthenticated(f"the bearer token is not accepted: {error}") from error
         app_id = str(claims.get("azp") or claims.get("appid") or "")
         if self._allowed and app_id not in self._allowed:
-            raise Unauthenticated("the bearer token's client is not allowed")
+            raise Forbidden("the bearer token's client is not among ENTRA_ALLOWED_APP_IDS")
         return Caller(f"entra:{app_id or claims.get('oid') or 'unknown'}")

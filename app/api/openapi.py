@@ -143,7 +143,7 @@ def _probes() -> dict[str, Any]:
                 "summary": "Metrics in Prometheus' text form",
                 "responses": {
                     "200": {"description": "Metrics", "content": {"text/plain": {"schema": {"type": "string"}}}},
-                    "401": _problem(401),
+                    **{str(status): _problem(status) for status in (401, 403)},
                 },
             }
         },
@@ -275,7 +275,7 @@ def _artifacts() -> dict[str, Any]:
                 "responses": {
                     "200": file,
                     "206": file,
-                    **{str(status): _problem(status) for status in (401, 404, 503)},
+                    **{str(status): _problem(status) for status in (401, 403, 404, 503)},
                 },
             }
         },
@@ -541,7 +541,8 @@ def _operation(
         str(status): {"description": summary} | ({} if schema is None else {"content": {_JSON: {"schema": schema}}})
         for status, schema in answers.items()
     }
-    responses |= {str(status): _problem(status) for status in problems}
+    refusals = (*problems, 403) if 401 in problems else problems
+    responses |= {str(status): _problem(status) for status in sorted(refusals)}
     operation: dict[str, Any] = {"summary": summary, "responses": responses}
     if parameters:
         operation["parameters"] = parameters
@@ -552,6 +553,7 @@ def _operation(
 
 _PROBLEMS = {
     401: "Credentials are missing or wrong",
+    403: "The caller is none of those that may call",
     404: "No such thing",
     409: "The state does not allow it",
     413: "The body is too large",
