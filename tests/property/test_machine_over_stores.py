@@ -253,6 +253,7 @@ def run(database: Database, examples: int, steps: int) -> None:
     )
 
 
+@pytest.mark.timeout(600)  # hypothesis takes a timeout for a failing example, and goes on to shrink it
 def test_both_stores_agree_and_the_laws_hold(database: Database) -> None:
     run(database, examples=25, steps=30)
 
