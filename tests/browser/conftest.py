@@ -41,7 +41,7 @@ def chromium_path() -> str | None:
     return os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its event loop runs in the tests' thread: nobody else could run one there meanwhile
 def browser() -> Iterator[Any]:
     path = chromium_path()
     if path is None:
