@@ -160,7 +160,8 @@ async def _coroutine() -> dict[str, Any]:
     [None, 3, [], "done", {}, {"success": "true"}, {"success": 1}, {"success": True, "x": float("inf")},
      {"success": True, "x": object()}, {"success": True, ("a",): 1}, {"success": True, "x": {1, "a"}},
      {"success": True, "x": "x" * MAX_RESULT_BYTES}],
-    ids=lambda value: repr(value)[:40],
+    ids=["none", "number", "list", "text", "empty", "text-success", "number-success", "infinity", "object",
+         "tuple-key", "mixed-set", "too-large"],
 )  # fmt: skip
 def test_a_broken_contract_is_a_permanent_failure(run: Run, value: Any) -> None:
     info = raised(run(returns(value))).error
