@@ -48,6 +48,7 @@ def browser() -> Iterator[Any]:
         if os.environ.get("CI"):
             pytest.fail("no Chromium: apt-get install chromium")
         pytest.skip("no Chromium on this machine")
+    sync_api.expect.set_options(timeout=30_000)  # milliseconds; other tests run beside these
     with sync_api.sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield launched
