@@ -29,21 +29,17 @@ error.
 
 def page() -> str:
     """The whole page."""
-    return "\n".join([_HEAD, *_sections(cli, "geoworker")])
+    root = click.Context(cli, info_name="geoworker", terminal_width=100, **cli.context_settings)
+    return "\n".join([_HEAD, *_sections(cli, root)])
 
 
-def _sections(group: click.Group, name: str) -> Iterator[str]:
-    for command_name, command in sorted(group.commands.items()):
-        full = f"{name} {command_name}"
+def _sections(group: click.Group, parent: click.Context) -> Iterator[str]:
+    for name, command in sorted(group.commands.items()):
+        context = click.Context(command, parent=parent, info_name=name)
         if isinstance(command, click.Group):
-            yield from _sections(command, full)
+            yield from _sections(command, context)
         elif not command.hidden:
-            yield _section(command, full)
-
-
-def _section(command: click.Command, name: str) -> str:
-    context = click.Context(command, info_name=name, max_content_width=100, terminal_width=100)
-    return f"## {name}\n\n```text\n{command.get_help(context)}\n```\n"
+            yield f"## {context.command_path}\n\n```text\n{command.get_help(context)}\n```\n"
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Protocol
@@ -53,6 +55,9 @@ class Backend(Protocol):
     def advance(self, by: timedelta) -> None:
         """Move the store's time forward."""
 
+    def running(self) -> AbstractContextManager[None]:
+        """A context outside of which the store's time stands still, from its first use on."""
+
     def messages(self) -> Sequence[tuple[Channel, Message]]:
         """Every message written so far, in order."""
 
@@ -75,6 +80,9 @@ class MemoryBackend:
     def advance(self, by: timedelta) -> None:
         self.store.advance(by)
 
+    def running(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def messages(self) -> Sequence[tuple[Channel, Message]]:
         return [(Channel(entry["channel"]), entry["message"]) for entry in self.store.get_outbox()]
 
@@ -90,6 +98,7 @@ class PostgresBackend:
     def __init__(self, database: Database, direct: Collection[Channel]) -> None:
         self.database = database
         self._columns: Sequence[tuple[str, Sequence[str]]] | None = None
+        self._stopped_at: float | None = None
         options = StoreOptions(worker_id=WORKER, direct=frozenset(direct), hint_interval=HINT)
         self.state: StateStore = PostgresStateStore(database, options)
         self.checkpoints: CheckpointStore = PostgresCheckpointStore(database)
@@ -104,6 +113,13 @@ class PostgresBackend:
                     f"UPDATE app.{table} SET {changes}".encode(), {"by": by}
                 )
             )
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        if self._stopped_at is not None:
+            self.advance(timedelta(seconds=self._stopped_at - time.monotonic()))
+        yield
+        self._stopped_at = time.monotonic()
 
     def _moments(self) -> Sequence[tuple[str, Sequence[str]]]:
         """Every column of every table that holds a moment."""

@@ -45,7 +45,10 @@ class MachineOverStores(RuleBasedStateMachine):
         self.resent: Counter[str] = Counter()
 
     def both(self, step: Callable[[World], object]) -> Any:
-        answers = [step(world) for world in self.worlds]
+        answers = []
+        for world in self.worlds:
+            with world.backend.running():
+                answers.append(step(world))
         assert answers[0] == answers[1]
         self.before = self.seen
         self.seen, other = (world.see() for world in self.worlds)
