@@ -35,8 +35,8 @@ from core.stopping import StopReason, StopToken
 from tests.contract.stores import LEASE, PERMANENT, TRANSIENT, WORKER, Backend
 
 # PostgreSQL's clock goes on within a step of a script, the other stands still. All steps are multiples of this one, so
-# that leases and intervals of hints (60 s and its doubles), holds and back-offs end at least 4 s away from any moment at
-# which the script looks, and from each other: even on a slow machine both worlds find the same things due.
+# that leases and intervals of hints (60 s and its doubles), holds and back-offs end at least 4 s away from any moment
+# at which the script looks, and from each other: even on a slow machine both worlds find the same things due.
 STEP = timedelta(seconds=28)
 PAST_LEASE = 3 * STEP
 HOLD = timedelta(seconds=42)
