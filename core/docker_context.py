@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -110,7 +111,7 @@ class ProgressSink(Protocol):
 class DockerTaskContext:
     """Reaches a handler as its second argument.
 
-    ``work_path`` names :attr:`work_dir`; ``services`` are what this process offers to handlers, by name.
+    ``work_root`` holds the :attr:`work_dir` of each task; ``services`` are what this process offers, by name.
     ``previous_error`` is how the last failed attempt failed (``code`` is ``MEMORY`` or ``OUT_OF_MEMORY`` when it used
     too much memory, ``TIMEOUT`` when it took too long), so that a handler can go about it otherwise.
     ``task_repo`` is for handlers that make their own ``CheckpointManager(task_id, task_repo)``.
@@ -126,7 +127,7 @@ class DockerTaskContext:
     checkpoint: TaskCheckpoint
     stop: StopToken
     progress_sink: ProgressSink
-    work_path: Path
+    work_root: Path
     services: Mapping[str, Any] = field(default_factory=dict)
     previous_error: ErrorInfo | None = None
     task_repo: object | None = None
@@ -139,13 +140,19 @@ class DockerTaskContext:
         return logging.getLogger(f"geoworker.handler.{self.task_type}")
 
     @property
+    def work_path(self) -> Path:
+        """Where :attr:`work_dir` is, made or not."""
+        return self.work_root / task_directory(self.task_id)
+
+    @property
     def work_dir(self) -> Path:
         """A directory of this task's own for temporary files, made when first asked for.
 
         It is never shared with another task, and a later attempt on the same mount finds what was left in it.
         """
-        self.work_path.mkdir(parents=True, exist_ok=True)
-        return self.work_path
+        path = self.work_path
+        path.mkdir(parents=True, exist_ok=True)
+        return path
 
     @property
     def stop_reason(self) -> StopReason | None:
@@ -201,3 +208,8 @@ class DockerTaskContext:
                 eta_seconds=eta,
             )
         )
+
+
+def task_directory(task_id: str) -> str:
+    """A directory name for a task: its own, safe on every file system."""
+    return task_id if task_id.isalnum() else hashlib.sha256(task_id.encode()).hexdigest()[:40]

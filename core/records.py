@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from core.errors import ErrorInfo
 from core.messages import Channel, Message
@@ -106,9 +106,12 @@ class Progress:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskRecord:
-    """One task. ``attempt`` is the fencing token; ``failures`` count against ``max_attempts``."""
+class TaskRecord(NamedTuple):
+    """One task. ``attempt`` is the fencing token; ``failures`` count against ``max_attempts``.
+
+    A tuple because one is made for each claim and each listed task: a frozen dataclass of so many fields takes several
+    times as long to make.
+    """
 
     task_id: str
     job_id: str

@@ -24,7 +24,7 @@ class WatchingThread(Generic[T]):
         self._name = name
         self._look = look
         self._poll = poll.total_seconds()
-        self._changed = threading.Condition()
+        self._changed = threading.Condition(threading.Lock())
         self._subject: T | None = None
         self._closed = False
         self._thread: threading.Thread | None = None

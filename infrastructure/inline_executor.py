@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -73,7 +72,7 @@ def run_claimed(
         checkpoint=checkpoint,
         stop=stop,
         progress_sink=save_progress,
-        work_path=parts.work_root / task_directory(task.task_id),
+        work_root=parts.work_root,
         services=parts.services,
         previous_error=task.error_details,
         task_repo=TaskRepository(task.task_id, checkpoint),
@@ -87,11 +86,6 @@ def run_claimed(
             return call_handler(spec, task.parameters, context)
         finally:
             writer.close()
-
-
-def task_directory(task_id: str) -> str:
-    """A directory name for a task: its own, safe on every file system."""
-    return task_id if task_id.isalnum() else hashlib.sha256(task_id.encode()).hexdigest()[:40]
 
 
 class InlineExecutor:

@@ -91,6 +91,10 @@ class MockServiceBusRepository:
         """A consumer of a channel's queue."""
         return InMemorySource(self._queues[channel])
 
+    def is_idle(self, channel: Channel) -> bool:
+        """Whether a channel's queue holds nothing at all: no message that waits, and none that is being handled."""
+        return self._queues[channel].empty
+
     def waiting(self, channel: Channel) -> int:
         """How many messages wait on a channel's queue."""
         return len(self._queues[channel])

@@ -74,10 +74,10 @@ class Workbench:
     clock: Clock
     faults: FaultyCheckpoints = field(repr=False)
     outcomes: list[Outcome | WorkerCrashed] = field(default_factory=list)
-    _sources: tuple[InMemorySource, ...] = field(init=False, repr=False)
+    _sources: tuple[tuple[Channel, InMemorySource], ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_sources", tuple(map(self.messages.source, _CHANNELS)))
+        object.__setattr__(self, "_sources", tuple((channel, self.messages.source(channel)) for channel in _CHANNELS))
 
     def submit(self, job_type: str, parameters: Mapping[str, Any] | None = None, *, rerun: bool = False) -> JobRecord:
         """Accept a job; nothing of it has run yet.
@@ -91,7 +91,9 @@ class Workbench:
     def step(self, *, stop: StopToken | None = None) -> bool:
         """Send what is due and handle one message; False when there was none."""
         self.messages.relay()
-        for source in self._sources:
+        for channel, source in self._sources:
+            if self.messages.is_idle(channel):
+                continue
             delivery = source.receive(_NO_TIME)
             if delivery is not None:
                 self._handle(delivery, stop)

@@ -128,7 +128,7 @@ def context_in(
         checkpoint=checkpoint or MemoryCheckpoint(),
         stop=token,
         progress_sink=sink,
-        work_path=directory / "work",
+        work_root=directory / "work",
     )
     return context, reported
 

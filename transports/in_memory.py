@@ -67,7 +67,8 @@ class InMemoryQueue:
     dead_letters: list[DeadLettered] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._ready: deque[_Entry] = deque()
         self._delayed: list[tuple[float, int, _Entry]] = []
         self._locked: dict[int, _Lock] = {}  # in the order in which the locks end: all last equally long
@@ -76,21 +77,26 @@ class InMemoryQueue:
 
     def put(self, *bodies: bytes) -> None:
         """Add encoded messages."""
-        with self._changed:
+        with self._lock:
             self._ready.extend(_Entry(body) for body in bodies)
             self._changed.notify(len(bodies))
 
     def purge(self) -> int:
         """Drop every message that is not locked; returns how many."""
-        with self._changed:
+        with self._lock:
             count = len(self._ready) + len(self._delayed)
             self._ready.clear()
             self._delayed.clear()
             return count
 
+    @property
+    def empty(self) -> bool:
+        """Whether no message waits, now or later, or is under a lock."""
+        return not (self._ready or self._delayed or self._locked)
+
     def __len__(self) -> int:
         """Messages that wait, now or later."""
-        with self._changed:
+        with self._lock:
             return len(self._ready) + len(self._delayed)
 
     @property
@@ -100,13 +106,13 @@ class InMemoryQueue:
 
     def wake(self) -> None:
         """End every running wait."""
-        with self._changed:
+        with self._lock:
             self._changed.notify_all()
 
     def take(self, timeout: float, stopping: Callable[[], bool]) -> tuple[int, _Entry] | None:
         """Lock the next message, waiting up to ``timeout`` seconds; None when there is none or ``stopping`` is true."""
         deadline: float | None = None
-        with self._changed:
+        with self._lock:
             while True:
                 self._surface()
                 if self._ready:
@@ -147,7 +153,7 @@ class InMemoryQueue:
 
     def renew(self, token: int) -> timedelta:
         """Extend a lock; a third of what it lasts. DeliveryLost when it has run out."""
-        with self._changed:
+        with self._lock:
             self._surface()
             lock = self._locked.pop(token, None)
             if lock is None:
@@ -158,7 +164,7 @@ class InMemoryQueue:
 
     def settle(self, token: int, settlement: Settlement) -> None:
         """Settle a locked message; DeliveryLost when the lock has run out or it was settled before."""
-        with self._changed:
+        with self._lock:
             self._surface()
             lock = self._locked.pop(token, None)
             if lock is None:

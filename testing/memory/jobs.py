@@ -98,6 +98,7 @@ class JobStatements(Tables):
         )
         self._stages[job_id][plan.stage] = stage
         self._note("plan_stage", now, job_id=job_id, stage=plan.stage, tasks=len(plan.tasks))
+        next_hint_at = now + self.hint_interval
         for index, (task, given) in enumerate(zip(plan.tasks, parameters, strict=True)):
             row = TaskRow(
                 task_id=task_id(job_id, plan.stage, index),
@@ -114,7 +115,7 @@ class JobStatements(Tables):
                 traceparent=job.traceparent,
                 created_at=now,
                 updated_at=now,
-                next_hint_at=now + self.hint_interval,
+                next_hint_at=next_hint_at,
             )
             self._add_task(stage, row)
             self._note("create_task", now, task_id=row.task_id, job_id=job_id, task_type=row.task_type)

@@ -20,6 +20,9 @@ class OutboxStatements(Tables):
     @atomic
     def take(self, channels: Iterable[Channel], *, limit: int, hold: timedelta) -> Sequence[OutboxEntry]:
         now = self.clock.now()
+        channels = [channel for channel in channels if self._due[channel] and self._due[channel][0][0] <= now]
+        if not channels:
+            return ()
         due: dict[tuple[datetime, int], OutboxRow] = {}
         for channel in channels:
             enough = len(due) + limit

@@ -26,9 +26,18 @@ from infrastructure.json_text import dumps, loads
 ACTIVE_JOB_STATUSES: Final = frozenset({JobStatus.QUEUED, JobStatus.PROCESSING})
 
 
+_UNCHANGED: Final = frozenset({int, bool, type(None)})  # by JSON and by jsonb
+
+
 def stored(value: Mapping[str, Any]) -> dict[str, Any]:
     """``value`` as it comes back from the database: through JSON."""
+    if all(_is_plain(key) and (type(item) in _UNCHANGED or _is_plain(item)) for key, item in value.items()):
+        return dict(value)
     return cast("dict[str, Any]", loads(dumps(dict(value))))
+
+
+def _is_plain(value: object) -> bool:
+    return type(value) is str and value.isascii() and "\x00" not in value
 
 
 def stored_error(error: ErrorInfo) -> ErrorInfo:
@@ -162,6 +171,7 @@ class TaskRow:
 
     def record(self) -> TaskRecord:
         """The row as the port returns it."""
+        checkpoint = self.checkpoint
         return TaskRecord(
             task_id=self.task_id,
             job_id=self.job_id,
@@ -185,8 +195,8 @@ class TaskRow:
             lease_owner=self.lease_owner,
             lease_expires_at=self.lease_expires_at,
             execute_after=self.execute_after,
-            checkpoint_phase=self.checkpoint_phase,
-            checkpoint_data=self.checkpoint_data,
+            checkpoint_phase=checkpoint.phase if checkpoint is not None else None,
+            checkpoint_data=checkpoint.data if checkpoint is not None else None,
             checkpoint_updated_at=self.checkpoint_updated_at,
             traceparent=self.traceparent,
             created_at=self.created_at,

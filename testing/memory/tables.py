@@ -93,7 +93,7 @@ class Tables:
         stage.tasks.append(task)
 
     def _job_tasks(self, job_id: str) -> Iterable[TaskRow]:
-        for stage in self._stages.get(job_id, {}).values():
+        for _, stage in sorted(self._stages.get(job_id, {}).items()):
             yield from stage.tasks
 
     def _send(

@@ -36,16 +36,14 @@ class TaskStatements(JobStatements):
 
     @atomic
     def list_tasks(self, query: TaskQuery) -> Sequence[TaskRecord]:
-        rows = self._tasks.values() if query.job_id is None else self._job_tasks(query.job_id)
-        found = sorted(
-            (
-                task
-                for task in rows
-                if (query.stage is None or task.stage == query.stage)
-                and (query.status is None or task.status == query.status)
-                and (query.runs_on is None or task.runs_on == query.runs_on)
-            ),
-            key=lambda task: (task.job_id, task.stage, task.task_index),
+        job_ids = sorted(self._jobs) if query.job_id is None else [query.job_id]
+        found = (
+            task
+            for job_id in job_ids
+            for task in self._job_tasks(job_id)
+            if (query.stage is None or task.stage == query.stage)
+            and (query.status is None or task.status == query.status)
+            and (query.runs_on is None or task.runs_on == query.runs_on)
         )
         return [task.record() for task in itertools.islice(found, query.offset, query.offset + query.limit)]
 
@@ -59,7 +57,7 @@ class TaskStatements(JobStatements):
 
     @atomic
     def list_attempts(self, task_id: str) -> Sequence[AttemptRecord]:
-        return sorted(self._attempts.get(task_id, []), key=lambda attempt: attempt.attempt)
+        return self._attempts.get(task_id, [])[:]
 
     @atomic
     def claim_task(self, task_id: str, *, worker_id: str, lease: timedelta) -> Claim | NotClaimed:

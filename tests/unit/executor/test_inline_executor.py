@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from core.docker_context import DockerTaskContext
+from core.docker_context import DockerTaskContext, task_directory
 from core.errors import ClaimLost, PermanentError, StoreUnavailable, TransientError
 from core.handlers import HandlerFunction, HandlerRegistry, HandlerSpec
 from core.ports import Execution, Raised, Returned
@@ -17,7 +17,7 @@ from core.records import Claim, Progress
 from core.stopping import StopReason, StopToken
 from infrastructure.checkpoint_manager import CheckpointManager
 from infrastructure.handler_call import MAX_RESULT_BYTES
-from infrastructure.inline_executor import HandlerParts, InlineExecutor, task_directory
+from infrastructure.inline_executor import HandlerParts, InlineExecutor
 from testing.mock_state_manager import MockStateManager
 
 

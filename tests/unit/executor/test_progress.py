@@ -118,7 +118,7 @@ def reported(next_claim: Callable[[], Claim], store: MockStateManager, tmp_path:
     context = DockerTaskContext(
         task_id="task-1", job_id="job-1", job_type="j", task_type="t", stage=1, attempt=1, worker_id="w",
         checkpoint=CheckpointManager(next_claim(), store, StopToken()), stop=StopToken(), progress_sink=given.append,
-        work_path=tmp_path,
+        work_root=tmp_path,
     )  # fmt: skip
     return context, given
 
