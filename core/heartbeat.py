@@ -60,17 +60,25 @@ class Heartbeat:
         self._store = store
         self._options = options
         self._counts = counts or HeartbeatCounts()
+        self._lease: _Lease | None = None
         self._leases = WatchingThread("heartbeat", self._look_after_lease, poll=options.pause)
         self._locks = WatchingThread("lock-keeper", self._look_after_lock, poll=options.pause)
 
     def start(self, claim: Claim, stop: StopToken, renew: Renew | None) -> None:
         """Begin to keep ``claim`` alive; ``renew`` extends the delivery's lock."""
-        self._leases.start(_Lease(claim, stop))
+        self._lease = _Lease(claim, stop)
+        self._leases.start(self._lease)
         if renew is not None:
             self._locks.start(_Lock(claim, renew))
 
+    def expect_end(self) -> None:
+        """The task's end is being recorded: go on renewing. A claim that is gone now has ended, and is not lost."""
+        if self._lease is not None:
+            self._lease.ending = True
+
     def finish(self) -> None:
         """Stop renewing."""
+        self._lease = None
         self._leases.finish()
         self._locks.finish()
 
@@ -88,7 +96,7 @@ class Heartbeat:
             else:
                 signal = self._store.check_claim(lease.claim)
         except ClaimLost as error:
-            if self._leases.watches(lease):
+            if self._leases.watches(lease) and not lease.ending:
                 self._counts.leases_lost += 1
                 logger.warning("%s", error, extra={"action": "lease.lost", "task_id": error.task_id})
                 lease.stop.request(StopReason.LEASE_LOST)
@@ -122,6 +130,7 @@ class Heartbeat:
 class _Lease:
     claim: Claim
     stop: StopToken
+    ending: bool = False
     last_beat: float = field(default_factory=time.monotonic)
 
 

@@ -334,6 +334,7 @@ class CoreMachine:
         heartbeat.start(claim, stop, renew)
         try:
             execution = self._executor.execute(claim, stop=stop, deadline=self._deadline(claim))
+            heartbeat.expect_end()
             return self._record_patiently(stop, lambda: self._record(claim, stop, execution))
         except ClaimLost:
             _tell(logging.WARNING, "superseded", claim)

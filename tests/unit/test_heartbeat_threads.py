@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from datetime import timedelta
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
 from core.errors import ClaimLost, GeoworkerError, StoreUnavailable
+from core.handlers import HandlerRegistry, HandlerSpec
 from core.heartbeat import Heartbeat, HeartbeatCounts, HeartbeatOptions
-from core.records import Claim, ClaimSignal, RunsOn, TaskRecord
+from core.jobs import JobRegistry
+from core.machine import CoreMachine, MachineOptions
+from core.messages import StageComplete, TaskMessage
+from core.outcome import Finished
+from core.ports import Execution, Returned
+from core.records import Claim, ClaimSignal, OutboxEntry, RunsOn, TaskRecord
 from core.states import TaskStatus
 from core.stopping import StopReason, StopToken
+from testing.mock_state_manager import MockStateManager
 
 TICK = timedelta(milliseconds=10)
 
@@ -153,3 +160,66 @@ def test_nothing_is_renewed_after_the_finish(make: Any, claim: Claim) -> None:
     assert not store.beats.acquire(timeout=0.1)
     heartbeat.start(claim, StopToken(), lock.renew)
     assert several(lock.renewals)
+
+
+class Watched(MockStateManager):
+    """Tells when a look finds the claim ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found_ended = threading.Semaphore(0)
+
+    def check_claim(self, claim: Claim) -> ClaimSignal:
+        try:
+            return super().check_claim(claim)
+        except ClaimLost:
+            self.found_ended.release()
+            raise
+
+
+class Slow:
+    """Publishes only after a heartbeat has looked at the ended task."""
+
+    def __init__(self, looked: threading.Semaphore) -> None:
+        self.looked = looked
+        self.waited: list[bool] = []
+
+    def publish(self, entries: Sequence[OutboxEntry]) -> None:
+        if any(isinstance(entry.message, StageComplete) for entry in entries):
+            self.waited.append(self.looked.acquire(timeout=10))
+
+
+class Immediate:
+    """An executor whose tasks are done at once."""
+
+    def execute(self, claim: Claim, *, stop: StopToken, deadline: datetime | None) -> Execution:
+        return Returned(result={"success": True})
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_task_that_has_ended_is_not_taken_for_a_lost_lease(caplog: pytest.LogCaptureFixture) -> None:
+    store = Watched()
+    publisher = Slow(store.found_ended)
+    machine = CoreMachine(
+        jobs=JobRegistry([]),
+        handlers=HandlerRegistry([HandlerSpec(task_type="work", handler=lambda params, context: {})]),
+        store=store,
+        publisher=publisher,
+        executor=Immediate(),
+        options=MachineOptions(
+            worker_id="w", heartbeat=HeartbeatOptions(interval=timedelta(seconds=60), poll=timedelta(milliseconds=5))
+        ),
+    )
+    store.create_test_job("j", "job")
+    store.create_test_task("t", "j", "work")
+    stop = StopToken()
+    message = TaskMessage(task_id="t", parent_job_id="j", job_type="job", task_type="work", stage=1)
+    outcome = machine.run_task(message, stop=stop)
+    machine.close()
+    assert isinstance(outcome, Finished)
+    assert publisher.waited == [True]
+    assert not stop.requested
+    assert machine.heartbeat_counts.leases_lost == 0
+    assert not [record for record in caplog.records if getattr(record, "action", "") == "lease.lost"]
