@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from shapely.geometry.base import BaseGeometry
 
 from services.h3 import countries
 from services.h3.antimeridian import canonical, cut
-from services.h3.fetch import MAX_BYTES, Fetch, fetch
+from services.h3.area_file import ReadArea, read_local
 from services.h3.geojson import check_range, finite_numbers, polygons_from_geojson, refuse
 
 EQUATOR_KM = 6378.137  # WGS 84
@@ -78,24 +77,24 @@ def bbox_of(geometry: BaseGeometry) -> tuple[float, float, float, float]:
 
 
 def resolve_area(
-    given: AreaInput, *, repair: bool = False, expected_country: str | None = None, get: Fetch = fetch
+    given: AreaInput, *, repair: bool = False, expected_country: str | None = None, read: ReadArea = read_local
 ) -> Area:
     """The area that a parameter names.
 
     Args:
         given: an ISO 3166 alpha-3 code (``LAND`` for all land), a bbox ``[west, south, east, north]`` (west > east
-            crosses the antimeridian), a GeoJSON object, or the path or http(s) URL of a GeoJSON file.
+            crosses the antimeridian), a GeoJSON object, or the path or URL of a GeoJSON file.
         repair: make invalid polygons valid rather than refuse them.
-        get: fetches a URL.
+        read: gives what is in a file.
         expected_country: refuse an area that shares nothing with this country: the guard against swapped axes.
 
     Raises:
         PermanentError: with a code that names the fault.
-        TransientError: when a URL cannot be fetched now.
+        TransientError: when a file cannot be had now.
     """
     match given:
         case str():
-            area = _from_text(given.strip(), repair=repair, get=get)
+            area = _from_text(given.strip(), repair=repair, read=read)
         case Mapping():
             area = _from_document(given, label="geojson", source="GeoJSON parameter", repair=repair)
         case _:
@@ -105,12 +104,11 @@ def resolve_area(
     return area
 
 
-def _from_text(text: str, *, repair: bool, get: Fetch) -> Area:
-    if text.lower().startswith(("http://", "https://")):
-        document = _parsed(get(text), text)
-        return _from_document(document, label=_stem(text.partition("?")[0]), source="URL", repair=repair)
+def _from_text(text: str, *, repair: bool, read: ReadArea) -> Area:
     if "/" in text or "\\" in text or text.lower().endswith((".geojson", ".json")):
-        return _from_document(_parsed(_read(Path(text)), text), label=_stem(text), source="file", repair=repair)
+        name = text.partition("?")[0] if "://" in text else text
+        source = "URL" if "://" in text else "file"
+        return _from_document(_parsed(read(text), name), label=_stem(name), source=source, repair=repair)
     found = countries.country(text)
     return Area(label=found.code, source=countries.SOURCE, geometry=found.geometry)
 
@@ -160,16 +158,6 @@ def _parsed(content: bytes, name: str) -> Mapping[str, Any]:
     if not isinstance(document, Mapping):
         raise refuse(f"{_stem(name)!r} is no GeoJSON object", "NOT_GEOJSON")
     return document
-
-
-def _read(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise refuse(f"{path.name!r} is larger than {MAX_BYTES} bytes", "AREA_TOO_LARGE", given=path.stat().st_size)
-        return path.read_bytes()
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise refuse(f"the file {path} cannot be read: {reason}", "AREA_UNREADABLE", given=str(path)) from error
 
 
 def _stem(name: str) -> str:

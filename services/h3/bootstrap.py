@@ -17,8 +17,8 @@ from core.errors import PermanentError
 from core.jobs import canonical_json
 from services.h3 import outputs
 from services.h3.area import Area, resolve_area
+from services.h3.area_file import read_through
 from services.h3.estimate import Estimate, estimate_cells, total
-from services.h3.fetch import FETCH, fetch
 from services.h3.grid import Grid, GridSpec, Method
 from services.h3.parameters import BootstrapGrid, ExportFormat
 from services.h3.plan import GridPlan
@@ -78,7 +78,7 @@ def planned(params: BootstrapGrid, context: DockerTaskContext) -> tuple[GridPlan
         params.area,
         repair=params.repair_geometry,
         expected_country=params.expected_country,
-        get=context.services.get(FETCH, fetch),
+        read=read_through(context),
     )
     plan = GridPlan(specification(params, area))
     spec = plan.spec

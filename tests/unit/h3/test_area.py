@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import http.server
-import json
-import threading
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +10,10 @@ import pytest
 import shapely
 from pyproj import Geod
 
-from core.errors import PermanentError, TransientError
+from core.errors import PermanentError
 from services.h3 import countries, country_codes
 from services.h3.antimeridian import canonical
 from services.h3.area import resolve_area
-from services.h3.fetch import fetch
 from tests.h3_support import BOUNDARIES, boundary, rings
 
 
@@ -235,45 +229,10 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     assert refusal(str(tmp_path / "none.geojson"))[0] == "AREA_UNREADABLE"
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        status = int(self.path.strip("/").partition(".")[0] or 200)
-        content = json.dumps(SQUARE).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *args: object) -> None:
-        """Quiet."""
-
-
-@pytest.fixture
-def site() -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-def test_a_url_is_fetched(site: str) -> None:
-    area = resolve_area(f"{site}/200.geojson", get=partial(fetch, allow_private=True))
-    assert area.geometry.equals(shapely.box(0, 0, 1, 1))
-    assert (area.label, area.source) == ("200", "URL")
-
-
-def test_private_addresses_are_not_called(site: str) -> None:
-    assert refusal(f"{site}/200.geojson")[0] == "URL_REFUSED"
-    assert refusal("http://user:secret@example.org/a.geojson")[0] == "URL_REFUSED"
-
-
-def test_a_url_that_answers_otherwise_fails_for_good_or_for_now(site: str) -> None:
-    get = partial(fetch, allow_private=True)
-    assert refusal(f"{site}/404.geojson", get=get)[0] == "URL_UNREADABLE"
-    assert refusal(f"{site}/302.geojson", get=get)[0] == "URL_UNREADABLE"
-    with pytest.raises(TransientError, match="503"):
-        resolve_area(f"{site}/503.geojson", get=get)
+def test_without_storage_no_url_is_called() -> None:
+    code, message = refusal("https://example.org/a.geojson")
+    assert code == "SOURCE_NOT_SUPPORTED"
+    assert message.startswith("area: ")
 
 
 def test_countries_at_a_place() -> None:
