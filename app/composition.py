@@ -55,6 +55,7 @@ from infrastructure.telemetry.handles import MeteredHandle, TracedHandle
 from infrastructure.telemetry.metrics import Metrics
 from infrastructure.telemetry.tracing import Tracer, TracingSpec, start_tracing
 from infrastructure.watchdogs import DiskWatch, MemoryWatch
+from infrastructure.work_cleaner import WorkCleaner
 from services.registry import handler_registry, job_registry
 from transports.base import TaskDispatcher, TaskSource
 
@@ -220,7 +221,7 @@ def compose(settings: Settings, role: Role, *, database_url: str | None = None) 
     reporter = Reporter(worker_store, lambda: process_report(application))
     lifecycle = DockerWorkerLifecycle(
         list(workers.values()),
-        [reporter, relay, sweeper],
+        [reporter, relay, sweeper, *_cleaners(settings, role, store)],
         [
             machine.close,
             storage.close,
@@ -264,6 +265,13 @@ def compose(settings: Settings, role: Role, *, database_url: str | None = None) 
         dead_letters=_dead_letters(settings, role, store, database),
     )
     return application
+
+
+def _cleaners(settings: Settings, role: Role, store: StateStore) -> list[WorkCleaner]:
+    """Of work files, where tasks have some."""
+    if Role.WORKER not in role:
+        return []
+    return [WorkCleaner(settings.work_root, store, keep=timedelta(hours=settings.work_keep_hours))]
 
 
 _SLOW_BATCH = 8  # what the dispatchers POST side by side

@@ -122,6 +122,12 @@ class Settings(BaseModel):
     min_free_disk_mb: int = Field(
         default=512, ge=0, description="Free space (MiB) on the ETL mount below which no task is started."
     )
+    work_keep_hours: float = Field(
+        default=72.0,
+        gt=0,
+        description="How long the work files of a task are kept after its end. Those of a task that has not ended are "
+        "never removed.",
+    )
     etl_mount: Path | None = Field(
         default=None, description="Directory for work files and outputs (`/mounts/etl-temp`). Unset: `DATA_DIR`."
     )

@@ -86,6 +86,7 @@ CATALOGUE: Mapping[str, Mapping[str, Use]] = {
         "raster_tiling_threshold_mb": Use(processes=_RUNNERS),
         "raster_memory_mb": Use(processes=_RUNNERS),
         "min_free_disk_mb": Use(processes=_RUNNERS),
+        "work_keep_hours": Use(processes=_RUNNERS),
         "etl_mount": EVERYWHERE,
     },
     "Storage": {

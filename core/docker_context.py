@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -13,6 +12,7 @@ from typing import Any, Protocol
 from core.errors import ErrorInfo
 from core.records import Progress
 from core.stopping import StopReason, StopToken
+from core.work_directories import task_directory
 
 ArtifactCheck = Callable[[], bool]
 """Says whether what a phase produced is there and whole. A checkpoint is saved only when it returns True."""
@@ -208,8 +208,3 @@ class DockerTaskContext:
                 eta_seconds=eta,
             )
         )
-
-
-def task_directory(task_id: str) -> str:
-    """A directory name for a task: its own, safe on every file system."""
-    return task_id if task_id.isalnum() else hashlib.sha256(task_id.encode()).hexdigest()[:40]
