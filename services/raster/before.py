@@ -11,7 +11,7 @@ from core.errors import PermanentError, TransientError
 from services.raster.acquire import source_of
 from services.raster.gdal import gdal_environment
 from services.raster.outputs import outputs_for, publish_bytes, safe_stem
-from services.raster.parameters import ProcessRaster
+from services.raster.parameters import CreateCog, ProcessRaster
 from services.raster.source import open_source
 from services.raster.thumbnail import render
 from services.raster.validation import validate
@@ -22,7 +22,7 @@ MOST_PIXELS = 64_000_000
 
 
 def with_picture_before(
-    params: ProcessRaster, context: DockerTaskContext, process: Callable[[], dict[str, Any]]
+    params: CreateCog | ProcessRaster, context: DockerTaskContext, process: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:
     """The result of ``process``, with ``"before"`` when there is a picture; none is left when it does not succeed."""
     before = picture_before(params, context)
@@ -38,7 +38,7 @@ def with_picture_before(
     return {**result, "before": before} if finished else result
 
 
-def picture_before(params: ProcessRaster, context: DockerTaskContext) -> dict[str, Any] | None:
+def picture_before(params: CreateCog | ProcessRaster, context: DockerTaskContext) -> dict[str, Any] | None:
     """Draw the source as it is, when it is to be reprojected: ``{"path", "crs", "width", "height"}``.
 
     None when nothing is reprojected, when a picture would cost a long read, and when the source cannot be read: what
@@ -53,7 +53,7 @@ def picture_before(params: ProcessRaster, context: DockerTaskContext) -> dict[st
         return None
 
 
-def _drawn(params: ProcessRaster, context: DockerTaskContext) -> dict[str, Any] | None:
+def _drawn(params: CreateCog | ProcessRaster, context: DockerTaskContext) -> dict[str, Any] | None:
     source = source_of(params.source_url, context, subdataset=params.subdataset)
     validation = validate(source, input_crs=params.input_crs)
     outputs = outputs_for(params.output_name or safe_stem(source.name), params.output_dir, context)

@@ -24,9 +24,10 @@ def validate_and_trigger_docker(params: ValidateRaster, context: DockerTaskConte
 
 def create_cog(params: CreateCog, context: DockerTaskContext) -> dict[str, Any]:
     """Make a Cloud Optimized GeoTIFF; see :func:`services.raster.cog.create_cog`."""
+    from services.raster.before import with_picture_before
     from services.raster.steps import run_cog
 
-    return run_cog(params, context)
+    return with_picture_before(params, context, lambda: run_cog(params, context))
 
 
 def create_stac_item(params: CreateStacItem, context: DockerTaskContext) -> dict[str, Any]:

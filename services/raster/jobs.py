@@ -7,24 +7,31 @@ from typing import Any, ClassVar
 
 from core.jobs import JobDefinition, Stage
 from core.records import RunsOn, TaskPlan, TaskResult
-from services.raster.parameters import CogParameters, ItemParameters, ProcessRaster, ReadParameters
+from services.raster.parameters import (
+    CogParameters,
+    ItemParameters,
+    OutputParameters,
+    ProcessRaster,
+    ProcessRasterSteps,
+    ReadParameters,
+)
 
 VALIDATE, COG, STAC = 1, 2, 3
 
 
-class ProcessRasterV2(JobDefinition[ProcessRaster]):
+class ProcessRasterV2(JobDefinition[ProcessRasterSteps]):
     """Validate, COG, STAC: one task a stage, each fed by the one before."""
 
     job_type = "process_raster_v2"
     description = "Validates a raster, makes a Cloud Optimized GeoTIFF of it, and describes that in a STAC item."
-    parameters = ProcessRaster
+    parameters = ProcessRasterSteps
     stages: ClassVar[tuple[Stage, ...]] = (
         Stage(number=VALIDATE, name="validate", task_type="validate_raster", runs_on=RunsOn.FUNCTIONS),
         Stage(number=COG, name="create_cog", task_type="create_cog", runs_on=RunsOn.FUNCTIONS),
         Stage(number=STAC, name="create_stac_item", task_type="create_stac_item", runs_on=RunsOn.FUNCTIONS),
     )
 
-    def plan(self, stage: Stage, parameters: ProcessRaster, previous: Sequence[TaskResult]) -> Iterable[TaskPlan]:
+    def plan(self, stage: Stage, parameters: ProcessRasterSteps, previous: Sequence[TaskResult]) -> Iterable[TaskPlan]:
         """One task: the job's parameters that concern it, and what the stage before found."""
         given = parameters.model_dump(mode="json", exclude_none=True)
         match stage.number:
@@ -32,14 +39,14 @@ class ProcessRasterV2(JobDefinition[ProcessRaster]):
                 return [TaskPlan(parameters=_only(given, ReadParameters))]
             case 2:
                 detected = _result(previous)["raster_type"]["detected_type"]
-                wanted = _only(given, ReadParameters, CogParameters) | _present(given, "output_dir")
+                wanted = _only(given, ReadParameters, CogParameters, OutputParameters)
                 return [TaskPlan(parameters={"raster_type": detected} | wanted)]
             case _:
                 cog = _result(previous)
-                found = {"cog_path": cog["path"], "raster_type": cog["raster_type"]}
+                found = {"cog_path": cog["path"], "raster_type": cog["raster_type"]} | _present(cog, "before")
                 return [TaskPlan(parameters=_only(given, ItemParameters) | found)]
 
-    def finalize(self, parameters: ProcessRaster, results: Sequence[TaskResult]) -> Mapping[str, Any]:  # noqa: ARG002
+    def finalize(self, parameters: ProcessRasterSteps, results: Sequence[TaskResult]) -> Mapping[str, Any]:  # noqa: ARG002
         """What the STAC stage left: it names the COG, the item and the thumbnail."""
         return _result(results)
 
@@ -84,7 +91,9 @@ def _result(results: Sequence[TaskResult]) -> Mapping[str, Any]:
     return results[0].result_data or {}
 
 
-def _only(given: Mapping[str, Any], *models: type[ReadParameters | CogParameters | ItemParameters]) -> dict[str, Any]:
+def _only(
+    given: Mapping[str, Any], *models: type[ReadParameters | CogParameters | ItemParameters | OutputParameters]
+) -> dict[str, Any]:
     names = {name for model in models for name in model.model_fields}
     return {name: value for name, value in given.items() if name in names}
 

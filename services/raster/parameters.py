@@ -240,10 +240,19 @@ class ValidateRaster(ReadParameters):
     """Parameters of ``validate_raster``."""
 
 
-class CreateCog(ReadParameters, CogParameters):
-    """Parameters of ``create_cog``."""
+class OutputParameters(JobParameters):
+    """Where outputs go, and what they are called."""
 
     output_dir: OutputDirectory = None
+    output_name: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$",
+        description="What the names of the outputs begin with. Default: the source's file name.",
+    )
+
+
+class CreateCog(ReadParameters, CogParameters, OutputParameters):
+    """Parameters of ``create_cog``."""
 
 
 class CreateStacItem(ItemParameters):
@@ -253,17 +262,18 @@ class CreateStacItem(ItemParameters):
         min_length=1, max_length=4096, description="The COG to describe; the item is written beside it."
     )
     raster_type: RasterType | None = Field(default=None, description="What the pixels mean. Left out, it is detected.")
-
-
-class ProcessRaster(ReadParameters, CogParameters, ItemParameters):
-    """Parameters of ``process_raster_v2``, ``process_raster_docker`` and ``process_raster_complete``."""
-
-    output_dir: OutputDirectory = None
-    output_name: str | None = Field(
-        default=None,
-        pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$",
-        description="What the names of the outputs begin with. Default: the source's file name.",
+    before: dict[str, Any] | None = Field(
+        default=None, description="The picture of the source that ``create_cog`` made; it is passed on in the result."
     )
+
+
+class ProcessRasterSteps(ReadParameters, CogParameters, ItemParameters, OutputParameters):
+    """Parameters of ``process_raster_v2``: one COG, whatever its size."""
+
+
+class ProcessRaster(ProcessRasterSteps):
+    """Parameters of ``process_raster_docker`` and ``process_raster_complete``."""
+
     tiling_threshold_mb: float | None = Field(
         default=None,
         ge=0,

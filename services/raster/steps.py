@@ -49,7 +49,7 @@ def run_cog(params: CreateCog, context: DockerTaskContext) -> dict[str, Any]:
         with gdal_environment(), tidied(context):
             source = source_of(params.source_url, context, subdataset=params.subdataset)
             validation = validate(source, input_crs=params.input_crs)
-            outputs = outputs_for(safe_stem(source.name), params.output_dir, context)
+            outputs = outputs_for(params.output_name or safe_stem(source.name), params.output_dir, context)
             cog = make_cog(params, context, source, validation, outputs, phase=1)
             address = outputs.deliver(cog.path, context, sha256=cog.sha256)
             outputs.forget_staged()
@@ -113,7 +113,7 @@ def run_stac(params: CreateStacItem, context: DockerTaskContext) -> dict[str, An
     described = with_addresses(described, outputs)
     described["cog"]["path"] = cog.address
     context.report_progress(100, f"{described['stac']['path']}")
-    return {"success": True, **described}
+    return {"success": True, **described, **({"before": params.before} if params.before is not None else {})}
 
 
 def with_addresses(described: Mapping[str, Any], outputs: Outputs) -> dict[str, Any]:
