@@ -103,7 +103,7 @@ def draw(spec: GridSpec, region: Region, cells: CellSource, path: Path) -> int:
     _caption(pen, view, spec, shown, len(found))
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    image.save(part, format="PNG", optimize=True)
+    image.save(part, format="PNG")
     part.replace(path)
     return shown
 

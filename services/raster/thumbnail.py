@@ -48,7 +48,7 @@ def render(dataset: DatasetReader, raster_type: RasterType) -> Thumbnail:
     factor = max(1, _SMALL // max(height, width))
     image = Image.fromarray(np.ascontiguousarray(np.kron(painted, np.ones((factor, factor, 1), dtype=np.uint8))))
     file = io.BytesIO()
-    image.save(file, format="PNG", optimize=True)
+    image.save(file, format="PNG")
     return Thumbnail(file.getvalue(), image.width, image.height)
 
 

@@ -72,6 +72,9 @@ def application(
         retry_cap_seconds=0.2,
         sweep_seconds=0.5,
         shutdown_grace_seconds=3,
+        callback_allowed_hosts=("127.0.0.1",),
+        allow_private_addresses=True,
+        callback_secrets=("whsec_c2VjcmV0LW9mLXNvbWUtbGVuZ3Ro",),
     )
     made = compose(settings, Role.EMBEDDED, database_url=postgres_server.replace("/postgres?", "/browser?"))
     made.lifecycle.start()

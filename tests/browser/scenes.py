@@ -113,8 +113,8 @@ LOST = {
 _LEASE = {"lease_owner": "worker-1.example:7", "lease_expires_at": "=now() + interval '1 day'", "execute_after": None}
 
 
-def every_state(database: Database, name: str = "states") -> str:
-    """A running job with tasks in all eight states, and its history."""
+def every_state(database: Database, name: str = "states", *, callback_url: str | None = None) -> str:
+    """A running job with tasks in all eight states, and its history; the failed one's callback was given up."""
 
     def work(connection: Connection) -> str:
         job_id = add_job(connection, name)
@@ -183,6 +183,7 @@ def every_state(database: Database, name: str = "states") -> str:
             attempt=3,
             failures=3,
             error_details=LOST,
+            callback_url=callback_url,
             execute_after=None,
             started_at="=now() - interval '4 minutes'",
             finished_at="=now() - interval '2 minutes'",

@@ -13,10 +13,12 @@ from playwright.sync_api import Page, expect
 from app.composition import Application
 from core.docker_context import DockerTaskContext
 from core.errors import PermanentError
+from core.jobs import task_id
 from core.records import JobQuery, TaskQuery
 from core.states import JobStatus
 from tests.browser import scenes
 from tests.browser.serving import Served
+from tests.http_support import receivers
 
 expect.set_options(timeout=20_000)
 
@@ -212,13 +214,16 @@ def test_lists_are_live_and_filtered(page: Page, application: Application) -> No
 
 
 def test_an_undelivered_callback_is_sent_again(page: Page, application: Application) -> None:
-    scenes.every_state(application.database, "undelivered")
-    page.goto("/callbacks")
-    stay(page)
-    entry = page.locator(".entry").filter(has_text="hooks.example.org").first
-    number = entry.get_attribute("data-entry")
-    entry.get_by_role("button", name=f"Send message {number} again").click()
-    expect(page.locator(f"[data-entry='{number}']")).to_have_count(0)
+    with receivers() as receiver:
+        target = receiver(200)
+        job_id = scenes.every_state(application.database, "undelivered", callback_url=target.url)
+        page.goto("/callbacks")
+        stay(page)
+        entry = page.locator(f".entry:has(a[href*='{task_id(job_id, 1, 6)}'])")
+        number = entry.get_attribute("data-entry")
+        entry.get_by_role("button", name=f"Send message {number} again").click()
+        target.wait_for(1)
+        expect(page.locator(f"[data-entry='{number}']")).to_have_count(0)
     assert stayed(page)
     assert application.actions.list_actions(limit=1)[0].target == number
 

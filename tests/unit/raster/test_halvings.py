@@ -1,0 +1,48 @@
+"""Overviews: a mask that hides nothing changes nothing, whatever the kernel and the type of the pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from affine import Affine
+
+from services.raster.description import Layout
+from services.raster.encode import halvings
+from services.raster.gdal import gdal_environment
+from services.raster.parameters import Resampling
+from services.raster.pixels import Pixels
+from services.raster.tile_grid import Box
+
+HEIGHT, WIDTH = 75, 102
+
+
+def noise(dtype: str) -> np.ndarray:
+    rng = np.random.default_rng(7)
+    if dtype.startswith("float"):
+        return rng.normal(0, 1e3, (2, HEIGHT, WIDTH)).astype(dtype)
+    limits = np.iinfo(dtype)
+    return rng.integers(limits.min, limits.max, (2, HEIGHT, WIDTH), dtype=dtype, endpoint=True)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize("how", list(Resampling))
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32", "float64"])
+def test_a_mask_that_hides_nothing_changes_no_overview(dtype: str, how: Resampling) -> None:
+    values = noise(dtype)
+    hole = np.ones((HEIGHT, WIDTH), dtype=bool)
+    hole[0, 0] = False  # far from the corner that is compared below
+    layout = Layout(
+        width=WIDTH, height=HEIGHT, count=2, dtype=dtype, crs=None, transform=Affine.identity(), nodata=None,
+        masked=True, alpha=None,
+    )  # fmt: skip
+    whole = Box(0, 0, HEIGHT, WIDTH)
+    with gdal_environment():
+        full = list(halvings(Pixels(values, np.ones_like(hole)), whole, layout, how, 2))
+        holed = list(halvings(Pixels(values, hole), whole, layout, how, 2))
+    for level, (one, other) in enumerate(zip(full, holed, strict=True)):
+        assert one.mask is not None
+        assert one.mask.all()
+        far = 16 >> level
+        exact = np.dtype(dtype).kind in "iu"  # GDAL adds floats up in another order
+        bounds = {"rtol": 0, "atol": 0} if exact else {"rtol": 1e-5, "atol": 1e-3}
+        np.testing.assert_allclose(one.values[:, far:, far:], other.values[:, far:, far:], **bounds)
