@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from transports.http_trigger import HttpInbox
     from transports.service_bus import ServiceBusConnection
     from transports.service_bus.dead_letters import DeadLetterQueue
+    from transports.service_bus.depth import QueueGauge
 
 
 class Role(Flag):
@@ -127,6 +128,7 @@ class Application:
     children: ProcessExecutor | None = None
     trigger: HttpTrigger | None = None
     dead_letters: DeadLetters | None = None
+    queue_gauges: Sequence[QueueGauge] = ()
 
 
 class ExecutorByPlace:
@@ -263,6 +265,7 @@ def compose(settings: Settings, role: Role, *, database_url: str | None = None) 
         children=children,
         trigger=trigger,
         dead_letters=_dead_letters(settings, role, store, database),
+        queue_gauges=queue_gauges(settings) if Role.ORCHESTRATOR in role else (),
     )
     return application
 
@@ -454,6 +457,20 @@ def dead_letter_queues(settings: Settings) -> Sequence[DeadLetterQueue]:
 
             connection = service_bus_connection(settings)
             return [DeadLetterQueue(connection, name) for name in dict.fromkeys(queue_names(settings).values())]
+        case OrchestrationMode.HTTP_TRIGGER | OrchestrationMode.IN_MEMORY:
+            return ()
+        case mode:
+            assert_never(mode)
+
+
+def queue_gauges(settings: Settings) -> Sequence[QueueGauge]:
+    """Measures of the mode's queues; none when the mode has no queues outside this process."""
+    match settings.docker_orchestration_mode:
+        case OrchestrationMode.SERVICE_BUS:
+            from transports.service_bus.depth import QueueGauge
+
+            connection = service_bus_connection(settings)
+            return [QueueGauge(connection, name) for name in dict.fromkeys(queue_names(settings).values())]
         case OrchestrationMode.HTTP_TRIGGER | OrchestrationMode.IN_MEMORY:
             return ()
         case mode:

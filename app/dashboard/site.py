@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qs, urlencode
 
 from starlette.requests import Request
@@ -14,6 +14,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from app.api.problems import problem_for
 from app.api.requests import BodyTooLarge
 from app.composition import Application, Role
+from app.dashboard.asked import Asked
 from app.dashboard.csrf import FIELD, CrossSiteRequest, CsrfGuard, check_loopback_host
 from app.dashboard.letters import Letters
 from app.dashboard.live import Hub, LiveView, Rendered
@@ -24,6 +25,9 @@ from app.recording import record
 from core.errors import GeoworkerError
 from infrastructure.postgres.action_store import Action, Via
 from infrastructure.postgres.dashboard_store import DashboardStore
+
+if TYPE_CHECKING:
+    from transports.service_bus.depth import QueueDepth
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -58,6 +62,7 @@ class Site:
     signs_in: bool
     open_to_all: bool
     dead_letters: Letters | None = None
+    depths: Mapping[str, Asked[QueueDepth]] = field(default_factory=dict)
     views: dict[str, LiveView] = field(default_factory=dict)
 
     @classmethod
@@ -77,6 +82,7 @@ class Site:
             signs_in=bool(settings.api_keys),
             open_to_all=not settings.has_authentication,
             dead_letters=Letters(desk) if desk is not None else None,
+            depths={gauge.queue: Asked("queue depth", gauge.measure) for gauge in application.queue_gauges},
         )
 
     def page(self, endpoint: Endpoint) -> Endpoint:

@@ -74,6 +74,7 @@ def system_view(site: Site, _: Mapping[str, str]) -> Rendered:
                     "unsent": site.reads.unsent(),
                     "undelivered": site.reads.undelivered_count(),
                     "letters": letters,
+                    "depths": {queue: depth.latest() for queue, depth in site.depths.items()},
                 },
             ),
             "sweeper": render(
