@@ -16,13 +16,14 @@ from affine import Affine
 
 from core.docker_context import DockerTaskContext
 from core.storage import storage_of
+from services.raster.acquire import source_to_inspect, tidied
 from services.raster.description import Description, Layout
 from services.raster.errors import Code, RasterError
 from services.raster.gdal import gdal_environment
 from services.raster.outputs import Outputs, outputs_for, publish_bytes
 from services.raster.parameters import CollectRasters
 from services.raster.profile import parsed_crs
-from services.raster.source import Source, local_path, open_source
+from services.raster.source import local_path, open_source
 from services.raster.stac_collection import VRT_MEDIA_TYPE, build_collection, file_asset
 from services.raster.steps import write_json
 from services.raster.vrt_write import Piece, mosaic_document
@@ -46,7 +47,7 @@ def collect_rasters(params: CollectRasters, context: DockerTaskContext) -> dict[
         )
     outputs = outputs_for(params.collection_id, params.output_dir, context)
     try:
-        with gdal_environment():
+        with gdal_environment(), tidied(context):
             result = _collected(params, outputs, context)
     except StopRequested:
         return context.interrupted()
@@ -124,7 +125,6 @@ class _Member:
     """A raster of the mosaic: the name of its file, and what decides whether it fits the others."""
 
     name: str
-    path: Path
     crs: str | None
     dtype: str
     bands: int
@@ -135,11 +135,10 @@ class _Member:
 
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> _Member:
-        grid, path = entry["grid"], str(entry["path"])
+        grid = entry["grid"]
         nodata = grid["nodata"]
         return cls(
-            name=path.rpartition("/")[2],
-            path=Path(path),
+            name=str(entry["path"]).rpartition("/")[2],
             crs=grid["crs"],
             dtype=grid["dtype"],
             bands=int(grid["band_count"]),
@@ -189,7 +188,8 @@ def _mosaic(
         )
         for member in members
     ]
-    content = mosaic_document(layout, pieces, description=_description(first))
+    described = _description(str(params.processed[0]["described_by"]), context)
+    content = mosaic_document(layout, pieces, description=described)
     path = outputs.directory / f"{params.collection_id}.vrt"
     publish_bytes(content, path, context.task_id)
     return {"path": str(path), "size_bytes": len(content), "sha256": sha256(content).hexdigest()}, None
@@ -199,11 +199,9 @@ def _snapped(pixels: float) -> float:
     return float(round(pixels)) if abs(pixels - round(pixels)) < 1e-4 else pixels
 
 
-def _description(first: _Member) -> Description | None:
-    """Colours and names of the bands, from the first raster where it is a file of this machine."""
-    if not first.path.is_file() or first.path.suffix != ".tif":
-        return None
-    with open_source(Source.of_file(first.path)) as opened:
+def _description(address: str, context: DockerTaskContext) -> Description:
+    """Colours and names of the bands of the COG at ``address``."""
+    with open_source(source_to_inspect(address, context)) as opened:
         found = Description.of(opened, list(opened.indexes))
     return Description(
         tags={},

@@ -105,7 +105,6 @@ def _facts(result: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "stac": {"path": result["stac"]["path"]},
         "path": result["mosaic"]["path"] if tiled else result["cog"]["path"],
-        "grid": {
-            name: facts[name] for name in ("crs", "dtype", "band_count", "shape", "transform", "nodata", "masked")
-        },
+        "described_by": result["overview"]["path"] if tiled else result["cog"]["path"],
+        "grid": {name: facts[name] for name in _GRID},
     }
