@@ -17,6 +17,8 @@ from app.dashboard.session import COOKIE, LIFETIME_SECONDS, Session, Sessions
 from app.dashboard.sign_in import own_path
 from app.settings import OrchestrationMode, Settings
 from core.states import JobStatus
+from infrastructure.postgres.worker_store import WorkerRecord
+from tests.process_support import wait_until
 
 KEY = "first-key-0123456789"
 HTML = {"Accept": "text/html"}
@@ -202,10 +204,15 @@ def test_processes_report_and_say_when_they_stop(settings: Settings, database_ur
     second.lifecycle.start()
     try:
         second.lifecycle.drain()
-        found = {worker.worker_id: worker for worker in first.worker_store.list_workers()}
-        assert (found["second"].state, found["test-worker"].state) == ("stopped", "running")
-        assert found["test-worker"].facts["loops"]["queue_worker"]["running"]
-        assert found["test-worker"].facts["memory"]["resident_bytes"] > 1_000_000
-        assert found["test-worker"].role == "embedded"
+
+        def reported(name: str) -> WorkerRecord:
+            return next(worker for worker in first.worker_store.list_workers() if worker.worker_id == name)
+
+        assert reported("second").state == "stopped"
+        wait_until(lambda: reported("test-worker").state == "running")  # the first report was made while it started
+        running = reported("test-worker")
+        assert running.facts["loops"]["queue_worker"]["running"]
+        assert running.facts["memory"]["resident_bytes"] > 1_000_000
+        assert running.role == "embedded"
     finally:
         first.lifecycle.drain()

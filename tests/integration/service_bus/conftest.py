@@ -36,10 +36,10 @@ class Bench:
     closing: ThreadPoolExecutor
     opened: list[ServiceBusSource | ServiceBusDispatcher] = field(default_factory=list)
 
-    def connection(self, *, open_timeout: float = 30.0) -> ServiceBusConnection:
+    def connection(self, *, open_timeout: float = 30.0, try_timeout: float = 1.0) -> ServiceBusConnection:
         return ServiceBusConnection(
             connection_string=self.emulator.connection_string,
-            try_timeout=1.0,
+            try_timeout=try_timeout,
             settlement_timeout=1.0,
             open_timeout=open_timeout,
             options=QUICK,
@@ -57,8 +57,8 @@ class Bench:
         self.opened.append(source)
         return source
 
-    def dispatcher(self, queue: str = QUEUE) -> ServiceBusDispatcher:
-        dispatcher = ServiceBusDispatcher(self.connection(), queue)
+    def dispatcher(self, queue: str = QUEUE, *, try_timeout: float = 1.0) -> ServiceBusDispatcher:
+        dispatcher = ServiceBusDispatcher(self.connection(try_timeout=try_timeout), queue)
         self.opened.append(dispatcher)
         return dispatcher
 

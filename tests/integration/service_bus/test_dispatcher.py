@@ -45,7 +45,7 @@ def test_a_message_carries_its_id_and_properties(
 
 def test_a_large_fan_out_goes_in_batches_in_order(bench: Bench) -> None:
     messages = [task(number) for number in range(3000)]
-    assert bench.dispatcher().dispatch(messages) == [Sent()] * 3000
+    assert bench.dispatcher(try_timeout=30).dispatch(messages) == [Sent()] * 3000
     stored = bench.emulator.peek(QUEUE, limit=4000)
     assert [message.message_id for message in stored] == [f"task-{number}:0" for number in range(3000)]
 
