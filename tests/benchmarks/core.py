@@ -156,6 +156,20 @@ def latency(application: Application, times: int) -> list[float]:
     return found
 
 
+def idle_commit(url: str, times: int) -> list[float]:
+    """Milliseconds of one durable commit after the same pause as before each job of :func:`latency`: the machine's part
+    of the idle latency, which has three of them and a read."""
+    found = []
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS idle_commit (id int)")
+        for number in range(times):
+            time.sleep(0.02)
+            began = time.perf_counter()
+            connection.execute("INSERT INTO idle_commit VALUES (%s)", [number])
+            found.append((time.perf_counter() - began) * 1000)
+    return found
+
+
 def procrastinate_figures(url: str, tasks: int, times: int) -> dict[str, Any]:
     """The same of procrastinate: ``tasks`` no-ops with concurrency 10, and idle latency."""
     import procrastinate
@@ -220,7 +234,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tasks", type=int, default=1000)
-    parser.add_argument("--threads", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=16)
     options = parser.parse_args()
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as directory:
@@ -234,6 +248,7 @@ def main() -> None:
             rate, rates = median_of(options.rounds, lambda: throughput(application, options.tasks))
             commits, cpu = written(url) - before, time.process_time() - cpu
             delays = sorted(latency(application, 100))
+        commits_idle = sorted(idle_commit(url, 100))
         floors.append(floor(url))
         peer_url = fresh(address, "peer")
         peers = [procrastinate_figures(fresh(address, "peer"), options.tasks, 50) for _ in range(options.rounds)]
@@ -259,6 +274,7 @@ def main() -> None:
                 "in_memory_tasks_per_second": round(max(rate for rate, _ in memory)),
                 "in_memory_tasks_per_cpu_second": round(max(rate for _, rate in memory)),
                 "latency_ms": {"p50": round(delays[50], 2), "p99": round(delays[98], 2)},
+                "idle_commit_ms": {"p50": round(commits_idle[50], 2), "p99": round(commits_idle[98], 2)},
                 "peer_tasks_per_second": round(peer_rate),
                 "peer_ratio_to_floor": round(peer_rate / floor_rate, 2),
                 "peer_fan_out_seconds": round(statistics.median(peer["fan_out_seconds"] for peer in peers), 3),
