@@ -46,3 +46,25 @@ def test_a_mask_that_hides_nothing_changes_no_overview(dtype: str, how: Resampli
         exact = np.dtype(dtype).kind in "iu"  # GDAL adds floats up in another order
         bounds = {"rtol": 0, "atol": 0} if exact else {"rtol": 1e-5, "atol": 1e-3}
         np.testing.assert_allclose(one.values[:, far:, far:], other.values[:, far:, far:], **bounds)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_the_average_is_that_of_the_valid_pixels_wherever_the_mask_is_full_or_not() -> None:
+    height, width = 1100, 1600
+    values = np.random.default_rng(3).integers(0, 255, (2, height, width), dtype=np.uint8, endpoint=True)
+    mask = np.ones((height, width), dtype=bool)
+    mask[500:530, 100:777] = False
+    mask[700:, :300] = np.random.default_rng(4).random((400, 300)) < 0.5
+    layout = Layout(
+        width=width, height=height, count=2, dtype="uint8", crs=None, transform=Affine.identity(), nodata=None,
+        masked=True, alpha=None,
+    )  # fmt: skip
+    with gdal_environment():
+        [_, half] = halvings(Pixels(values, mask), Box(0, 0, height, width), layout, Resampling.AVERAGE, 1)
+    squares = mask.reshape(height // 2, 2, width // 2, 2)
+    valid = squares.sum(axis=(1, 3))
+    total = (values.reshape(2, *squares.shape) * squares).sum(axis=(2, 4), dtype=np.int64)
+    assert half.mask is not None
+    np.testing.assert_array_equal(half.mask, valid > 0)
+    expected = (2 * total + valid) // np.maximum(2 * valid, 1)
+    np.testing.assert_array_equal(half.values[:, valid > 0], expected[:, valid > 0])
