@@ -31,6 +31,7 @@ from core.ports import CheckpointStore, Execution, StateStore, TaskExecutor
 from core.records import Claim, RunsOn
 from core.retry import Backoff
 from core.stopping import StopToken
+from core.storage import Storage
 from infrastructure.callbacks import CallbackDispatcher
 from infrastructure.connection_pool import ConnectionPoolManager, PasswordProvider, PoolSettings
 from infrastructure.inline_executor import HandlerParts, InlineExecutor
@@ -118,6 +119,7 @@ class Application:
     relay: RelayLanes
     sweeper: Sweeper
     machine: CoreMachine
+    storage: Storage
     metrics: Metrics
     tracer: Tracer
     workers: Mapping[str, BackgroundQueueWorker]
@@ -257,6 +259,7 @@ def compose(settings: Settings, role: Role, *, database_url: str | None = None) 
         relay=relay,
         sweeper=sweeper,
         machine=machine,
+        storage=storage,
         workers=workers,
         lifecycle=lifecycle,
         worker_store=worker_store,

@@ -1,115 +1,45 @@
-"""Files that a job made, listed and served: only those that its results name, only from the output directory."""
+"""Files that a job made, listed and served."""
 
 from __future__ import annotations
 
-import mimetypes
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from typing import assert_never
 from urllib.parse import quote
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from app.api.problems import problem
 from app.api.requests import run_in_threadpool
+from app.artifacts import LocalArtifact, RemoteArtifact, artifacts_of
 from app.composition import Application
-from core.errors import JobNotFound
-from core.ports import StateStore
-from core.records import TaskQuery
-from core.states import TaskStatus
+from core.errors import TransientError
+from core.storage import RemoteReader, StorageRefused
 
-_PATH_KEYS = frozenset({"path", "picture", "stac"})
-_MEDIA_TYPES = {
-    ".tif": "image/tiff; application=geotiff; profile=cloud-optimized",
-    ".vrt": "application/xml",
-    ".geojson": "application/geo+json",
-    ".parquet": "application/vnd.apache.parquet",
-}
 _SHOWN_INLINE = frozenset({"image/png", "application/json", "application/geo+json"})
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; sandbox",
     "Cache-Control": "private, max-age=60",
 }
-_MOST_TASKS = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Artifact:
-    """A file that a job's results name; ``name`` is what it is asked for by."""
-
-    name: str
-    path: Path
-
-    @property
-    def media_type(self) -> str:
-        """By the file's ending."""
-        return (
-            _MEDIA_TYPES.get(self.path.suffix.lower())
-            or mimetypes.guess_type(self.path.name)[0]
-            or "application/octet-stream"
-        )
-
-
-def artifacts_of(store: StateStore, job_id: str, root: Path) -> dict[str, Artifact]:
-    """The files under ``root`` that the results of the job and of its completed tasks name, by file name.
-
-    Where two have one name, the job's own result wins over a task's, and an earlier task's over a later one's.
-
-    Raises:
-        JobNotFound: when there is no such job.
-    """
-    job = store.get_job(job_id)
-    if job is None:
-        raise JobNotFound(job_id)
-    query = TaskQuery(job_id=job_id, status=TaskStatus.COMPLETED, limit=_MOST_TASKS)
-    results = [job.result_data, *(task.result_data for task in store.list_tasks(query))]
-    found: dict[str, Artifact] = {}
-    for result in results:
-        for text in _paths(result or {}):
-            path = Path(text)
-            if path.name not in found and _lies_under(path, root):
-                found[path.name] = Artifact(path.name, path)
-    return found
-
-
-def _paths(value: Any) -> Iterator[str]:
-    """Every ``path``, ``picture`` and ``stac`` in a result, however deep."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            if key in _PATH_KEYS and isinstance(inner, str):
-                yield inner
-            else:
-                yield from _paths(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _paths(inner)
-
-
-def _lies_under(path: Path, root: Path) -> bool:
-    """Whether ``path`` is a file within ``root`` once every link on the way is followed."""
-    try:
-        real = path.resolve(strict=True)
-        return real.is_file() and real.is_relative_to(root.resolve())
-    except (OSError, ValueError):
-        return False
+_PIECE = 1 << 20
 
 
 def routes(application: Application) -> list[Route]:
     """``GET /api/jobs/{job_id}/artifacts`` and ``…/artifacts/{name}``."""
-    store, root = application.store, application.settings.output_dir
+
+    def found_of(job_id: str) -> dict[str, LocalArtifact | RemoteArtifact]:
+        return artifacts_of(application.store, job_id, application.settings.output_dir, application.storage)
 
     async def index(request: Request) -> Response:
         job_id = request.path_params["job_id"]
-        found = await run_in_threadpool(artifacts_of, store, job_id, root)
+        found = await run_in_threadpool(found_of, job_id)
         listed = [
             {
                 "name": artifact.name,
                 "media_type": artifact.media_type,
-                "size_bytes": artifact.path.stat().st_size,
+                "size_bytes": artifact.size,
                 "url": f"/api/jobs/{job_id}/artifacts/{quote(artifact.name, safe='')}",
             }
             for artifact in found.values()
@@ -118,20 +48,52 @@ def routes(application: Application) -> list[Route]:
 
     async def serve(request: Request) -> Response:
         job_id, name = request.path_params["job_id"], request.path_params["name"]
-        found = await run_in_threadpool(artifacts_of, store, job_id, root)
-        artifact = found.get(name)
-        if artifact is None:
-            return problem(404, f"job {job_id} has no artifact {name!r}", known=sorted(found))
-        inline = artifact.media_type in _SHOWN_INLINE
-        return FileResponse(
-            artifact.path,
-            media_type=artifact.media_type,
-            filename=artifact.name,
-            content_disposition_type="inline" if inline else "attachment",
-            headers=_HEADERS,
-        )
+        found = await run_in_threadpool(found_of, job_id)
+        match found.get(name):
+            case None:
+                return problem(404, f"job {job_id} has no artifact {name!r}", known=sorted(found))
+            case LocalArtifact() as local:
+                return FileResponse(
+                    local.path,
+                    media_type=local.media_type,
+                    filename=local.name,
+                    content_disposition_type=_disposition(local),
+                    headers=_HEADERS,
+                )
+            case RemoteArtifact() as remote:
+                return await _remote(remote)
+            case other:
+                assert_never(other)
 
     return [
         Route("/api/jobs/{job_id}/artifacts", index, methods=["GET"]),
         Route("/api/jobs/{job_id}/artifacts/{name}", serve, methods=["GET"]),
     ]
+
+
+async def _remote(artifact: RemoteArtifact) -> Response:
+    try:
+        reader = await run_in_threadpool(artifact.open)
+    except StorageRefused as error:
+        return problem(404, str(error))
+    except TransientError as error:
+        return problem(503, str(error))
+    headers = {
+        **_HEADERS,
+        "Content-Length": str(reader.size),
+        "Content-Disposition": f"{_disposition(artifact)}; filename*=UTF-8''{quote(artifact.name, safe='')}",
+    }
+    return StreamingResponse(_pieces(reader), media_type=artifact.media_type, headers=headers)
+
+
+def _pieces(reader: RemoteReader) -> Iterator[bytes]:
+    with reader.open() as file:
+        while piece := file.read(_PIECE):
+            yield piece
+    failure = reader.failure()
+    if failure is not None:
+        raise failure
+
+
+def _disposition(artifact: LocalArtifact | RemoteArtifact) -> str:
+    return "inline" if artifact.media_type in _SHOWN_INLINE else "attachment"

@@ -255,7 +255,7 @@ def _artifacts() -> dict[str, Any]:
                     "properties": {
                         "name": {"type": "string"},
                         "media_type": {"type": "string"},
-                        "size_bytes": {"type": "integer"},
+                        "size_bytes": {"type": ["integer", "null"]},
                         "url": {"type": "string"},
                     },
                 },

@@ -11,8 +11,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from app.api.artifacts import artifacts_of
 from app.api.requests import query_int
+from app.artifacts import LocalArtifact, RemoteArtifact, artifacts_of
 from app.dashboard.live import Rendered
 from app.dashboard.pictures import Gallery, gallery
 from app.dashboard.progress import job_progress, stage_progress
@@ -20,7 +20,7 @@ from app.dashboard.site import Site
 from app.dashboard.states import JOB_STATES, NAMES, TASK_STATES
 from app.dashboard.templating import pretty, render
 from app.dashboard.timeline import CELLS, Span, cell_grid, lanes
-from core.errors import Fault, InvalidInput, JobNotFound, TaskNotFound
+from core.errors import Fault, InvalidInput, JobNotFound, TaskNotFound, TransientError
 from core.records import JobRecord, StageRecord, TaskRecord
 from core.states import TERMINAL_JOB_STATUSES, TERMINAL_TASK_STATUSES, JobStatus
 
@@ -134,16 +134,27 @@ def _result(site: Site, job: JobRecord, common: Mapping[str, Any]) -> str:
     if job.result_data is None and job.error_details is None:
         return render("job_result.html", {**common, "gallery": Gallery(), "result": None})
     text = pretty(job.result_data) if job.result_data is not None else None
-    shown = _gallery_of(site, job.job_id, str(job.finished_at)) if job.result_data is not None else Gallery()
+    shown = _job_gallery(site, job) if job.result_data is not None else Gallery()
     return render("job_result.html", {**common, "gallery": shown, "result": text})
+
+
+def _job_gallery(site: Site, job: JobRecord) -> Gallery:
+    try:
+        return _gallery_of(site, job.job_id, str(job.finished_at))
+    except TransientError:
+        return gallery(job.job_id, job.result_data or {}, _artifacts(site, job.job_id), with_item=False)
+
+
+def _artifacts(site: Site, job_id: str) -> Mapping[str, LocalArtifact | RemoteArtifact]:
+    application = site.application
+    return artifacts_of(application.store, job_id, application.settings.output_dir, application.storage)
 
 
 @lru_cache(maxsize=64)
 def _gallery_of(site: Site, job_id: str, finished: str) -> Gallery:  # noqa: ARG001 - a job ends once
     """The gallery of an ended job; files are looked at once."""
     job = find_job(site, job_id)
-    found = artifacts_of(site.application.store, job_id, site.application.settings.output_dir)
-    return gallery(job_id, job.result_data or {}, found)
+    return gallery(job_id, job.result_data or {}, _artifacts(site, job_id))
 
 
 def task_view(site: Site, parameters: Mapping[str, str]) -> Rendered:
@@ -191,16 +202,22 @@ def find_task(site: Site, job_id: str, task_id: str) -> TaskRecord:
 def _task_result(site: Site, task: TaskRecord) -> str:
     if task.result_data is None:
         return render("task_result.html", {"task": task, "gallery": Gallery(), "result": None})
-    shown = _task_gallery(site, task.job_id, task.task_id, str(task.finished_at))
+    try:
+        shown = _task_gallery(site, task.job_id, task.task_id, str(task.finished_at))
+    except TransientError:
+        shown = gallery(task.job_id, task.result_data, _named_by(site, task), with_item=False)
     return render("task_result.html", {"task": task, "gallery": shown, "result": pretty(task.result_data)})
 
 
 @lru_cache(maxsize=64)
 def _task_gallery(site: Site, job_id: str, task_id: str, finished: str) -> Gallery:  # noqa: ARG001 - a task ends once
     task = find_task(site, job_id, task_id)
-    found = artifacts_of(site.application.store, job_id, site.application.settings.output_dir)
+    return gallery(job_id, task.result_data or {}, _named_by(site, task))
+
+
+def _named_by(site: Site, task: TaskRecord) -> Mapping[str, LocalArtifact | RemoteArtifact]:
     named = set(_paths(task.result_data))
-    return gallery(job_id, task.result_data or {}, {name: one for name, one in found.items() if str(one.path) in named})
+    return {name: one for name, one in _artifacts(site, task.job_id).items() if one.address in named}
 
 
 def _paths(value: Any) -> Sequence[str]:

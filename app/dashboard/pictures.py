@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
-from app.api.artifacts import Artifact
+from app.artifacts import LocalArtifact, RemoteArtifact
 from app.dashboard.worldmap import FootprintMap, footprint_map
+from core.errors import PermanentError
+
+Artifact = LocalArtifact | RemoteArtifact
 
 _MOST_ITEM_BYTES = 2_000_000
 _MOST_IMAGES = 12
@@ -50,7 +53,7 @@ class Gallery:
     place: FootprintMap | None = None
     item: Mapping[str, Any] | None = None
     item_address: str | None = None
-    files: Sequence[tuple[Artifact, str, int]] = field(default_factory=tuple)
+    files: Sequence[tuple[Artifact, str, int | None]] = field(default_factory=tuple)
 
     @property
     def empty(self) -> bool:
@@ -58,9 +61,15 @@ class Gallery:
         return not (self.pictures or self.charts or self.place or self.files)
 
 
-def gallery(job_id: str, result: Mapping[str, Any], artifacts: Mapping[str, Artifact]) -> Gallery:
-    """What a result of a job shows; what cannot be read from here is left out."""
-    item, item_artifact = _item(result, artifacts)
+def gallery(
+    job_id: str, result: Mapping[str, Any], artifacts: Mapping[str, Artifact], *, with_item: bool = True
+) -> Gallery:
+    """What a result of a job shows; what cannot be read from here is left out, and the item when it is not asked for.
+
+    Raises:
+        TransientError: when the item lies elsewhere and cannot be read now.
+    """
+    item, item_artifact = _item(result, artifacts) if with_item else (None, None)
     thumbnail = _picture(job_id, artifacts, result.get("thumbnail"), "Thumbnail", "The result in small")
     before = _picture(job_id, artifacts, result.get("before"), "Before", "The source in its own projection")
     named = {one.address for one in (thumbnail, before) if one is not None}
@@ -78,7 +87,7 @@ def gallery(job_id: str, result: Mapping[str, Any], artifacts: Mapping[str, Arti
         place=footprint_map(item["geometry"]) if item is not None and item.get("geometry") else None,
         item=item,
         item_address=address(job_id, item_artifact.name) if item_artifact is not None else None,
-        files=[(one, address(job_id, name), _size(one.path)) for name, one in artifacts.items()],
+        files=[(one, address(job_id, name), one.size) for name, one in artifacts.items()],
     )
 
 
@@ -87,16 +96,11 @@ def address(job_id: str, name: str) -> str:
     return f"/api/jobs/{job_id}/artifacts/{quote(name, safe='')}"
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
-
-
 def _name(entry: Any) -> str | None:
     path = entry.get("path") if isinstance(entry, Mapping) else entry
-    return Path(path).name if isinstance(path, str) else None
+    if not isinstance(path, str):
+        return None
+    return PurePosixPath(unquote(urlsplit(path).path) if "://" in path else path).name
 
 
 def _picture(job_id: str, artifacts: Mapping[str, Artifact], entry: Any, title: str, text: str) -> Picture | None:
@@ -111,11 +115,11 @@ def _item(
 ) -> tuple[Mapping[str, Any] | None, Artifact | None]:
     name = _name(result.get("stac"))
     artifact = artifacts.get(name) if name is not None else None
-    if artifact is None or _size(artifact.path) > _MOST_ITEM_BYTES:
+    if artifact is None or (artifact.size or 0) > _MOST_ITEM_BYTES:
         return None, artifact
     try:
-        item = json.loads(artifact.path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        item = json.loads(artifact.content())
+    except (OSError, ValueError, PermanentError):
         return None, artifact
     return (item if isinstance(item, dict) and item.get("type") == "Feature" else None), artifact
 

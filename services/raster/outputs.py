@@ -105,7 +105,7 @@ def outputs_for(stem: str, output_dir: str | None, context: DockerTaskContext) -
         RasterError: OUTPUT_NOT_A_DIRECTORY or OUTPUT_NOT_WRITABLE.
         StorageRefused: OUTPUT_NOT_ALLOWED.
     """
-    storage, job = storage_of(context), _job_directory(context.job_id)
+    storage, job = storage_of(context), job_directory(context.job_id)
     address = output_dir or context.services.get("output_address")
     if address is not None and storage.is_remote(address):
         destination = storage.destination(f"{address.rstrip('/')}/{job}", field="output_dir")
@@ -143,7 +143,8 @@ def safe_stem(name: str) -> str:
     return safe or "raster"
 
 
-def _job_directory(job_id: str) -> str:
+def job_directory(job_id: str) -> str:
+    """The name of the directory that a job's outputs are in."""
     return job_id[:16] if job_id.isalnum() else hashlib.sha256(job_id.encode()).hexdigest()[:16]
 
 

@@ -1,9 +1,9 @@
 """A grid from its parameters to its published table, against a bare sorted binary COPY of the same rows.
 
-``python -m tests.benchmarks.h3_end_to_end [area [finest resolution]]``, on an embedded PostgreSQL. The two are measured
-in turns in one run. The bare COPY is given ready arrays, in one transaction, into a table with the same columns, with
-and without a primary key; the job generates, saves in batches, checks, indexes and publishes. Memory is measured in a
-process of its own.
+``python -m tests.benchmarks.h3_end_to_end [area [finest resolution [rounds]]]``, on an embedded PostgreSQL. The two are
+measured in turns in one run. The bare COPY is given ready arrays, in one transaction, into a table with the same
+columns, with and without a primary key; the job generates, saves in batches, checks, indexes and publishes. Memory is
+measured in a process of its own.
 """
 
 from __future__ import annotations
@@ -28,8 +28,6 @@ from infrastructure.postgres.h3_store import PostgresGridStore
 from infrastructure.postgres.migrations import migrate
 from services.h3 import bits
 from tests.h3_support import Task
-
-ROUNDS = 5
 
 
 def job(store: PostgresGridStore, area: str, finest: int, directory: Path) -> tuple[int, float]:
@@ -83,7 +81,7 @@ def peak_memory(url: str, area: str, finest: int) -> float:
     return float(subprocess.run(arguments, capture_output=True, text=True, check=True).stdout)
 
 
-def main(area: str, finest: int) -> None:
+def main(area: str = "RWA", finest: int = 10, rounds: int = 5) -> None:
     """Print the comparison."""
     with tempfile.TemporaryDirectory(prefix="geoworker-bench-") as name:
         directory = Path(name)
@@ -96,7 +94,7 @@ def main(area: str, finest: int) -> None:
             cells, _ = job(store, area, finest, directory)
             rows = stored_rows(store)
             jobs, keyed, bare = [], [], []
-            for _ in range(ROUNDS):
+            for _ in range(rounds):
                 keyed.append(floor(url, rows, key=True))
                 jobs.append(job(store, area, finest, directory)[1])
                 bare.append(floor(url, rows, key=False))
@@ -125,4 +123,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--memory"]:
         _memory(sys.argv[2], sys.argv[3], int(sys.argv[4]))
     else:
-        main(sys.argv[1] if len(sys.argv) > 1 else "RWA", int(sys.argv[2]) if len(sys.argv) > 2 else 10)
+        main(*sys.argv[1:2], *map(int, sys.argv[2:4]))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.api.artifacts import Artifact
+from app.artifacts import LocalArtifact
 from app.dashboard.pictures import charts, gallery
 from app.dashboard.worldmap import footprint_map, world_svg
 
@@ -33,14 +33,14 @@ ITEM = {
 
 
 @pytest.fixture
-def artifacts(tmp_path: Path) -> dict[str, Artifact]:
+def artifacts(tmp_path: Path) -> dict[str, LocalArtifact]:
     (tmp_path / "a b.json").write_text(json.dumps(ITEM))
     for name in ("a b.png", "a b.before.png", "map.png", "a b.tif"):
         (tmp_path / name).write_bytes(b"x" * 10)
-    return {path.name: Artifact(path.name, path) for path in sorted(tmp_path.iterdir())}
+    return {path.name: LocalArtifact(path.name, str(path), path) for path in sorted(tmp_path.iterdir())}
 
 
-def test_a_reprojected_raster_shows_before_and_after_and_where_it_lies(artifacts: dict[str, Artifact]) -> None:
+def test_a_reprojected_raster_shows_before_and_after_and_where_it_lies(artifacts: dict[str, LocalArtifact]) -> None:
     result = {
         "stac": {"path": "/elsewhere/a b.json"},
         "thumbnail": {"path": "/elsewhere/a b.png"},
@@ -65,7 +65,7 @@ def test_a_reprojected_raster_shows_before_and_after_and_where_it_lies(artifacts
     assert len(shown.files) == len(artifacts)
 
 
-def test_a_result_without_pictures_shows_none(artifacts: dict[str, Artifact]) -> None:
+def test_a_result_without_pictures_shows_none(artifacts: dict[str, LocalArtifact]) -> None:
     assert gallery("job", {"greeted": 3}, {}).empty
     assert gallery("job", {"stac": {"path": "/nowhere.json"}, "thumbnail": 7}, {}).empty
     plain = gallery("job", {"thumbnail": {"path": "/x/a b.png"}}, artifacts)
