@@ -68,8 +68,22 @@ def _geometry(polygons: list[Any]) -> BaseGeometry:
     parts = shapely.get_parts(np.asarray(shapes))
     whole = shapely.multipolygons(parts)
     if not whole.is_valid:  # neighbouring islands that overlap at this scale
-        whole = shapely.union_all(parts)
+        whole = shapely.multipolygons(_joined(parts))
     return canonical(whole)
+
+
+def _joined(parts: NDArray[np.object_]) -> NDArray[np.object_]:
+    """The same polygons with those that meet made one: the union of all, of which most need no work."""
+    parts = parts[~shapely.is_empty(parts)]
+    parts = parts[np.argsort(-shapely.get_num_coordinates(parts), kind="stable")]
+    shapely.prepare(parts)
+    larger, smaller = shapely.STRtree(parts).query(parts)
+    pairs = larger < smaller  # the prepared side of a comparison is the larger polygon, and each pair comes once
+    larger, smaller = larger[pairs], smaller[pairs]
+    meet = shapely.intersects(parts[larger], parts[smaller])
+    meeting = np.unique([larger[meet], smaller[meet]])
+    united = shapely.get_parts(shapely.union_all(parts[meeting]))
+    return np.concatenate([np.delete(parts, meeting), united])
 
 
 class _Arcs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from starlette.testclient import TestClient
 
+from app.api.application import create_app
 from app.composition import Application
 from core.errors import InvalidInput
 from core.records import JobRecord, TaskQuery
@@ -88,3 +91,17 @@ def test_bad_parameters_are_refused_at_submission(start_application: Start) -> N
     application = start_application()
     with pytest.raises(InvalidInput, match="did you mean RWA"):
         application.machine.submit_job("bootstrap_h3_docker", {"area": "RWX"})
+
+
+def test_the_grid_is_seen_on_the_page_of_its_job(start_application: Start) -> None:
+    application = start_application()
+    job = finished(application, "bootstrap_h3_docker", {"area": "RWA", "target_resolutions": [4, 5]})
+    assert job.result_data is not None
+    with TestClient(create_app(application, manage_lifecycle=False), base_url="http://localhost") as client:
+        page = client.get(f"/jobs/{job.job_id}")
+        assert page.status_code == 200
+        name = Path(job.result_data["picture"]).name
+        (address,) = re.findall(rf'<img[^>]+src="([^"]+/{re.escape(name)})"', page.text)
+        image = client.get(address)
+    assert image.headers["content-type"] == "image/png"
+    assert image.content == Path(job.result_data["picture"]).read_bytes()
