@@ -35,10 +35,10 @@ def list_undelivered(limit: int, data_dir: Path | None, as_json: bool) -> None:
     elif not found:
         Console().print("no undelivered callbacks")
     else:
-        table = Table("number", "task", "receiver", "tries", "given up", "last error", box=None)
+        table = Table("number", "task", "receiver", "tries", "sent again", "given up", "last error", box=None)
         for entry in found:
-            shown = (entry["entry_id"], entry["task_id"], entry["receiver"], entry["tries"], entry["given_up_at"][:19])
-            table.add_row(*map(str, shown), entry["last_error"] or "")
+            shown = [entry[name] for name in ("entry_id", "task_id", "receiver", "tries", "replays")]
+            table.add_row(*map(str, shown), entry["given_up_at"][:19], entry["last_error"] or "")
         Console().print(table)
 
 

@@ -38,8 +38,8 @@ def process(params: ProcessRaster, context: DockerTaskContext) -> dict[str, Any]
     """
     try:
         with gdal_environment(), tidied(context):
-            validation = _validated(params, context)
-            made, stem = _made(params, context)
+            validation, found = _validated(params, context)
+            made, stem = _made(params, context, found)
             outputs = outputs_for(stem, params.output_dir, context)
             described = _described(params, context, made, outputs)
             result = {**made, "stac": described["stac"], "thumbnail": described["thumbnail"]}
@@ -62,24 +62,28 @@ def is_tiled(params: ProcessRaster, validation: Validation, context: DockerTaskC
     return validation.profile.declared_bytes > threshold * MIB
 
 
-def _validated(params: ProcessRaster, context: DockerTaskContext) -> dict[str, Any]:
+def _validated(params: ProcessRaster, context: DockerTaskContext) -> tuple[dict[str, Any], Validation | None]:
+    """What validation says, and what it found when it was made now."""
     if context.checkpoint.should_skip(VALIDATED):
-        return dict(context.checkpoint.get_data("validation"))
+        return dict(context.checkpoint.get_data("validation")), None
     _stop_here_if_asked(context)
     context.report_progress(0, "validating")
-    found = validate(_source(params, context), input_crs=params.input_crs).as_dict()
-    context.checkpoint.save(VALIDATED, {"validation": found})
-    return found
+    found = validate(_source(params, context), input_crs=params.input_crs)
+    said = found.as_dict()
+    context.checkpoint.save(VALIDATED, {"validation": said})
+    return said, found
 
 
-def _made(params: ProcessRaster, context: DockerTaskContext) -> tuple[dict[str, Any], str]:
+def _made(
+    params: ProcessRaster, context: DockerTaskContext, validation: Validation | None
+) -> tuple[dict[str, Any], str]:
     """The facts of the COG or of the tiles, and what the names of the outputs begin with."""
     if context.checkpoint.should_skip(MADE):
         kept = context.checkpoint.get_data("made")
         return dict(kept["facts"]), str(kept["stem"])
     _stop_here_if_asked(context)
     source = _source(params, context)
-    validation = validate(source, input_crs=params.input_crs)
+    validation = validation or validate(source, input_crs=params.input_crs)
     stem = params.output_name or safe_stem(source.name)
     outputs = outputs_for(stem, params.output_dir, context)
     if is_tiled(params, validation, context):

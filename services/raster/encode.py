@@ -40,13 +40,13 @@ class Encoded:
     """The levels of a tile, and the compressed file that holds each."""
 
     levels: list[Level]
-    files: list[Any]
+    files: list[memoryview]
     directory: Directory
     mask: Directory | None
 
-    def fetch(self, file: int, offset: int, size: int) -> bytes:
+    def fetch(self, file: int, offset: int, size: int) -> memoryview:
         """The bytes of a block."""
-        return bytes(self.files[file][offset : offset + size])
+        return self.files[file][offset : offset + size]
 
 
 def halvings(pixels: Pixels, core: Box, layout: Layout, how: Resampling, levels: int) -> Iterator[Pixels]:
@@ -71,28 +71,33 @@ def _halved(pixels: Pixels, layout: Layout, how: Resampling) -> Pixels:
         values = np.pad(values, ((0, 0), (0, odd[0]), (0, odd[1])), mode="edge")
         mask = None if mask is None else np.pad(mask, ((0, odd[0]), (0, odd[1])), mode="edge")
     kernel = Kernel[how.name.lower()]
-    if mask is None:
-        return Pixels(_resampled(Pixels(values, None), layout, kernel), None)
     smaller = np.empty((len(values), values.shape[1] // 2, values.shape[2] // 2), values.dtype)
-    for part in _parts(values.shape[1:], whole=how not in _ALIGNED or values.dtype.kind == "f"):
+    padded = Pixels(values, mask)
+    for part in _parts(padded, aligned=how in _ALIGNED):
         top, left = part.top // 2, part.left // 2
         here = smaller[:, top : top + part.height // 2, left : left + part.width // 2]
-        here[:] = _resampled(_without_full_mask(Pixels(values, mask).part(part)), layout, kernel)
+        here[:] = _resampled(_without_full_mask(padded.part(part)), layout, kernel)
+    if mask is None:
+        return Pixels(smaller, None)
     either = mask[::2] | mask[1::2]
     return Pixels(smaller, either[:, ::2] | either[:, 1::2])
 
 
-def _parts(shape: tuple[int, ...], *, whole: bool) -> Iterator[Box]:
-    """The boxes in which some pixels are halved, in any of which a kernel that looks at two by two pixels of whole
-    numbers gives the same: most are all valid where the pixels together are not. ``whole``: the kernel is another.
+def _parts(pixels: Pixels, *, aligned: bool) -> Iterator[Box]:
+    """The boxes in which some pixels are halved; in any of them a kernel that looks at two by two pixels (``aligned``)
+    gives the same.
+
+    Rows at a time need little memory. With a mask they are cut across as well, as most parts are all valid where the
+    pixels together are not; not so with floats, which GDAL adds up in another order where there is a mask.
     """
-    height, width = shape
-    if whole:
-        yield Box(0, 0, height, width)
-        return
-    for top in range(0, height, _ROWS):
-        for left in range(0, width, _ROWS):
-            yield Box(top, left, min(_ROWS, height - top), min(_ROWS, width - left))
+    height, width = pixels.values.shape[1:]
+    masked_floats = pixels.mask is not None and pixels.values.dtype.kind == "f"
+    rows, columns = (
+        (_ROWS, width if pixels.mask is None else _ROWS) if aligned and not masked_floats else (height, width)
+    )
+    for top in range(0, height, rows):
+        for left in range(0, width, columns):
+            yield Box(top, left, min(rows, height - top), min(columns, width - left))
 
 
 def _without_full_mask(pixels: Pixels) -> Pixels:
@@ -167,7 +172,7 @@ def encoded(
     from rasterio.io import MemoryFile
 
     made: list[Level] = []
-    files: list[Any] = []
+    files: list[memoryview] = []
     directories: list[Directory] = []
     with ExitStack() as stack:
         for number, pixels in enumerate(levels):

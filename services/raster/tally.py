@@ -43,6 +43,9 @@ class Tally:
         import numpy as np
 
         self.pixels += values.size
+        if values.dtype == np.uint8:
+            self.merge(_of_bytes(values, valid))
+            return
         picked = values.ravel() if valid is None else values[valid]
         if picked.dtype.kind == "f":
             finite = np.isfinite(picked)
@@ -133,18 +136,23 @@ def _of_small(picked: npt.NDArray[Any]) -> Tally:
     """Whole numbers of up to 16 bits: everything follows from how often each occurs."""
     import numpy as np
 
-    if picked.dtype == np.uint8:
-        counted = _of_bytes(picked)
-        low, high = 0, 255
-    else:
-        low, high = int(picked.min()), int(picked.max())
-        size = high - low + 1
-        counted = np.zeros(size, dtype=np.int64)
-        for start in range(0, picked.size, _CHUNK):
-            chunk = picked[start : start + _CHUNK]
-            counted += np.bincount(chunk if low == 0 else chunk.astype(np.int32) - low, minlength=size)
-    values = np.arange(low, high + 1, dtype=np.float64)
+    low, high = int(picked.min()), int(picked.max())
+    size = high - low + 1
+    counted = np.zeros(size, dtype=np.int64)
+    for start in range(0, picked.size, _CHUNK):
+        chunk = picked[start : start + _CHUNK]
+        counted += np.bincount(chunk if low == 0 else chunk.astype(np.int32) - low, minlength=size)
+    return _counted(low, counted)
+
+
+def _counted(low: int, counted: npt.NDArray[np.int64]) -> Tally:
+    """The tally of whole numbers from ``low`` on, of how often each occurs."""
+    import numpy as np
+
     count = int(counted.sum())
+    if not count:
+        return Tally()
+    values = np.arange(low, low + len(counted), dtype=np.float64)
     mean = float((values * counted).sum()) / count
     m2 = float((counted * (values - mean) ** 2).sum())
     seen = np.flatnonzero(counted)
@@ -159,17 +167,13 @@ def _of_small(picked: npt.NDArray[Any]) -> Tally:
     )
 
 
-def _of_bytes(picked: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """How often each byte occurs; two neighbours are counted at a time."""
+def _of_bytes(values: npt.NDArray[Any], valid: npt.NDArray[np.bool_] | None) -> Tally:
+    """Pixels of one byte, counted by Pillow, which casts none of them."""
     import numpy as np
+    from PIL import Image
 
-    flat = np.ascontiguousarray(picked)
-    even = flat.size // 2 * 2
-    pairs = np.zeros(65536, dtype=np.int64)
-    for start in range(0, even, 2 * _CHUNK):
-        pairs += np.bincount(flat[start : min(even, start + 2 * _CHUNK)].view(np.uint16), minlength=65536)
-    counted = pairs.reshape(256, 256).sum(axis=0) + pairs.reshape(256, 256).sum(axis=1)
-    return np.asarray(counted + np.bincount(flat[even:], minlength=256))
+    mask = None if valid is None else Image.fromarray(valid.view(np.uint8))
+    return _counted(0, np.asarray(Image.fromarray(values).histogram(mask), dtype=np.int64))
 
 
 def _of_large(picked: npt.NDArray[Any]) -> Tally:

@@ -121,7 +121,7 @@ class Written:
     sha256: str
 
 
-Fetch = Callable[[int, int, int], bytes]
+Fetch = Callable[[int, int, int], "bytes | memoryview"]
 """``fetch(file, offset, size)`` gives the bytes of a block."""
 
 
@@ -258,7 +258,7 @@ def _front(plan: _Plan) -> Iterator[bytes]:
         yield _directory_bytes({**directory, TILE_OFFSETS: offsets}, plan.starts[number], following, big=plan.big)
 
 
-def _contents(plan: _Plan, fetch: Fetch) -> Iterator[bytes]:
+def _contents(plan: _Plan, fetch: Fetch) -> Iterator[bytes | memoryview]:
     """The blocks, smallest level first."""
     for number in reversed(range(0, len(plan.places), plan.images)):
         parts = [place.blocks for place in plan.places[number : number + plan.images]]
@@ -266,7 +266,9 @@ def _contents(plan: _Plan, fetch: Fetch) -> Iterator[bytes]:
             for blocks in parts:
                 if size := int(blocks.sizes[block]):
                     content = fetch(int(blocks.files[block]), int(blocks.offsets[block]), size)
-                    yield struct.pack("<I", size) + content + content[-4:].rjust(4, b"\0")
+                    yield struct.pack("<I", size)
+                    yield content
+                    yield bytes(content[-4:]).rjust(4, b"\0")
 
 
 def _directory_bytes(directory: Directory, at: int, following: int, *, big: bool) -> bytes:

@@ -149,6 +149,26 @@ def test_a_receiver_that_is_gone_is_given_up_at_once_and_replayed_over_http(
     assert len(target.got) == 2
 
 
+def test_a_callback_that_is_refused_again_says_that_it_was_sent_again(
+    make_worker: Callable[..., Application], receiver: Callable[..., Receiver]
+) -> None:
+    target = receiver(410)
+    with TestClient(create_app(make_worker()), base_url="http://localhost") as client:
+
+        def given_up() -> list[dict[str, Any]]:
+            found: list[dict[str, Any]] = client.get("/api/callbacks/undelivered").json()["undelivered"]
+            return found
+
+        post(client, "g-2", target.url)
+        (first,) = wait_until(given_up, 30)
+        assert first["replays"] == 0
+        client.post(f"/api/callbacks/{first['entry_id']}/replay")
+        target.wait_for(2)
+        (second,) = wait_until(given_up, 30)
+        assert (second["entry_id"], second["replays"]) == (first["entry_id"], 1)
+        assert "though sent again once" in client.get("/callbacks").text
+
+
 def test_redirects_are_not_followed(make_worker: Callable[..., Application], receiver: Callable[..., Receiver]) -> None:
     elsewhere = receiver(200)
     target = receiver(Answer(307, {"Location": elsewhere.url}), 200)

@@ -133,7 +133,7 @@ LEFT JOIN LATERAL (
 GROUP BY channel.name ORDER BY channel.name
 
 -- name: undelivered
-SELECT entry_id, channel, job_id, task_id, tries, left(last_error, 2000) AS last_error, created_at, given_up_at
+SELECT entry_id, channel, job_id, task_id, tries, replays, left(last_error, 2000) AS last_error, given_up_at
 FROM app.outbox
 WHERE given_up_at IS NOT NULL AND sent_at IS NULL
 ORDER BY given_up_at DESC LIMIT %(limit)s

@@ -36,13 +36,14 @@ WHERE channel = ANY(%(channels)s) AND sent_at IS NULL AND given_up_at IS NULL
 
 -- name: given_up
 SELECT o.entry_id, o.channel, o.job_id, o.task_id, t.status AS task_status,
-       substring(t.callback_url FROM '^[^:]+://[^/?#]+') AS receiver, o.tries, o.last_error,
-       o.created_at::text, o.given_up_at::text
+       substring(t.callback_url FROM '^[^:]+://[^/?#]+') AS receiver, o.tries, o.replays,
+       o.last_error, o.created_at::text, o.given_up_at::text
 FROM app.outbox o LEFT JOIN app.tasks t ON t.task_id = o.task_id
 WHERE o.channel = %(channel)s AND o.given_up_at IS NOT NULL AND o.sent_at IS NULL
 ORDER BY o.given_up_at DESC LIMIT %(limit)s
 
 -- name: replay
-UPDATE app.outbox SET given_up_at = NULL, tries = 0, created_at = now(), available_at = now()
+UPDATE app.outbox SET given_up_at = NULL, tries = 0, replays = replays + 1, created_at = now(),
+                      available_at = now()
 WHERE channel = %(channel)s AND (%(entry_ids)s::bigint[] IS NULL OR entry_id = ANY(%(entry_ids)s))
   AND given_up_at IS NOT NULL AND sent_at IS NULL

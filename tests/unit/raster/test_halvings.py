@@ -68,3 +68,23 @@ def test_the_average_is_that_of_the_valid_pixels_wherever_the_mask_is_full_or_no
     np.testing.assert_array_equal(half.mask, valid > 0)
     expected = (2 * total + valid) // np.maximum(2 * valid, 1)
     np.testing.assert_array_equal(half.values[:, valid > 0], expected[:, valid > 0])
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize("how", [Resampling.NEAREST, Resampling.MODE, Resampling.AVERAGE])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint32", "float32", "float64"])
+def test_an_overview_is_the_same_made_at_once_or_in_parts(dtype: str, how: Resampling) -> None:
+    top = noise(dtype)
+    values = np.concatenate([np.tile(top[:, :64], (1, 24, 1)), top], axis=1)  # 1611 rows
+    layout = Layout(
+        width=WIDTH, height=values.shape[1], count=2, dtype=dtype, crs=None, transform=Affine.identity(), nodata=None,
+        masked=False, alpha=None,
+    )  # fmt: skip
+
+    def halved(pixels: np.ndarray) -> np.ndarray:
+        [_, half] = halvings(Pixels(pixels, None), Box(0, 0, pixels.shape[1], WIDTH), layout, how, 1)
+        return np.asarray(half.values)
+
+    with gdal_environment():
+        slices = [halved(values[:, row : row + 64]) for row in range(0, values.shape[1], 64)]
+        np.testing.assert_array_equal(halved(values), np.concatenate(slices, axis=1))
