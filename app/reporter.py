@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
 from core.errors import GeoworkerError
+from infrastructure.periodic import Periodic
 from infrastructure.postgres.worker_store import PostgresWorkerStore, WorkerReport
 
 logger = logging.getLogger(__name__)
 
 _FORGET_AFTER = timedelta(days=1)
 _FORGET_EVERY = 720  # reports
+_STOP_SECONDS = 10.0
 
 
 class Reporter:
@@ -30,9 +31,7 @@ class Reporter:
     ) -> None:
         self._store = store
         self._describe = describe
-        self._interval = interval
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._reporting = Periodic("reporter", interval, self.report, failed=self._failed)
         self._reports = 0
 
     def report(self) -> None:
@@ -48,27 +47,16 @@ class Reporter:
 
     def start(self) -> None:
         """Report in a thread, at once and then every interval."""
-        self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
-        self._thread.start()
+        self._reporting.start()
 
     def stop(self) -> None:
         """End the thread with a last report. Idempotent."""
-        if self._stopping.is_set():
-            return
-        self._stopping.set()
-        if self._thread is not None:
-            self._thread.join(timeout=10)
-            self._thread = None
+        if self._reporting.stop(_STOP_SECONDS):
             with contextlib.suppress(GeoworkerError):
                 self._store.report(replace(self._describe(), state="stopped"), first=False)
 
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            self._try()
-            self._stopping.wait(self._interval.total_seconds())
-
-    def _try(self) -> None:
-        try:
-            self.report()
-        except GeoworkerError as error:  # health shows the database's absence; the next report says the rest
+    def _failed(self, error: Exception) -> None:
+        if isinstance(error, GeoworkerError):  # health shows the database's absence; the next report says the rest
             logger.debug("no report: %s", error, extra={"action": "reporter.failed"})
+        else:
+            logger.error("the report broke", exc_info=error, extra={"action": "reporter.failed"})

@@ -423,7 +423,7 @@ class CoreMachine:
         except StoreUnavailable as error:
             return Deferred(delay=self._options.store_retry, reason=str(error))
         self._publisher.publish(commit.messages)
-        logger.info("task interrupted", extra={"action": "task.interrupted", **_ids(claim), "reason": str(reason)})
+        logger.info("task interrupted", extra={"action": "task.interrupted", **claim.ids, "reason": str(reason)})
         return Interrupted(reason=reason)
 
     def _record_failure(self, claim: Claim, error: ErrorInfo, retry_after: timedelta | None) -> Outcome:
@@ -435,11 +435,11 @@ class CoreMachine:
                 "task failed, tried again in %.1f s: %s",
                 delay.total_seconds(),
                 error.message,
-                extra={"action": "task.retried", **_ids(claim)},
+                extra={"action": "task.retried", **claim.ids},
             )
             return RetryLater(error=error, delay=delay)
         self._publisher.publish(self.store.fail_task(claim, error, retry_in=None).messages)
-        logger.error("task failed: %s", error.message, extra={"action": "task.failed", **_ids(claim)})
+        logger.error("task failed: %s", error.message, extra={"action": "task.failed", **claim.ids})
         return Failed(error=error)
 
     def _take_heartbeat(self) -> Heartbeat:
@@ -471,18 +471,7 @@ _STOP_TEXTS = {
 
 def _tell(level: int, what: str, claim: Claim) -> None:
     if logger.isEnabledFor(level):
-        logger.log(level, "task %s", what, extra={"action": f"task.{what}", **_ids(claim)})
-
-
-def _ids(claim: Claim) -> dict[str, Any]:
-    task = claim.task
-    return {
-        "task_id": task.task_id,
-        "job_id": task.job_id,
-        "task_type": task.task_type,
-        "stage": task.stage,
-        "attempt": claim.attempt,
-    }
+        logger.log(level, "task %s", what, extra={"action": f"task.{what}", **claim.ids})
 
 
 def _usable(results: Sequence[TaskResult]) -> Sequence[TaskResult]:

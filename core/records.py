@@ -216,6 +216,18 @@ class Claim:
         """The claimed task's id."""
         return self.task.task_id
 
+    @property
+    def ids(self) -> dict[str, Any]:
+        """What names this execution in logs."""
+        task = self.task
+        return {
+            "task_id": task.task_id,
+            "job_id": task.job_id,
+            "task_type": task.task_type,
+            "stage": task.stage,
+            "attempt": self.attempt,
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotClaimed:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import timedelta
@@ -11,10 +10,9 @@ from datetime import timedelta
 from core.errors import GeoworkerError
 from core.ports import MessagePublisher, SweepStore
 from core.records import SweepReport
+from infrastructure.periodic import Periodic
 
 logger = logging.getLogger(__name__)
-
-_STOP_SECONDS = 1.0
 
 
 class Sweeper:
@@ -31,11 +29,9 @@ class Sweeper:
     ) -> None:
         self._store = store
         self._publisher = publisher
-        self._interval = interval
         self._limit = limit
         self._observe = observe
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._passes = Periodic("sweeper", interval, self.run_once, failed=self._failed)
         self.last_error: str | None = None
 
     def run_once(self) -> SweepReport:
@@ -55,27 +51,19 @@ class Sweeper:
 
     def start(self) -> None:
         """Sweep in a thread, at once and then every interval."""
-        self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
-        self._thread.start()
+        self._passes.start()
 
     def stop(self) -> None:
         """End the thread; a pass that hangs is left to itself (each of its steps is atomic). Idempotent."""
-        self._stopping.set()
-        if self._thread is not None:
-            self._thread.join(timeout=_STOP_SECONDS)
-            self._thread = None
+        self._passes.stop()
 
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                self.run_once()
-            except GeoworkerError as error:
-                self.last_error = str(error)
-                logger.warning("the sweep failed: %s", error, extra={"action": "sweeper.failed"})
-            except Exception as error:  # the thread outlives what no pass may raise: recovery must not end unseen
-                self.last_error = f"{type(error).__name__}: {error}"
-                logger.exception("the sweep broke", extra={"action": "sweeper.failed"})
-            self._stopping.wait(self._interval.total_seconds())
+    def _failed(self, error: Exception) -> None:
+        if isinstance(error, GeoworkerError):
+            self.last_error = str(error)
+            logger.warning("the sweep failed: %s", error, extra={"action": "sweeper.failed"})
+        else:
+            self.last_error = f"{type(error).__name__}: {error}"
+            logger.error("the sweep broke", exc_info=error, extra={"action": "sweeper.failed"})
 
 
 def _counts(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,10 +16,9 @@ from core.errors import GeoworkerError
 from core.records import TaskRecord
 from core.states import TERMINAL_TASK_STATUSES
 from core.work_directories import task_of_directory
+from infrastructure.periodic import Periodic
 
 logger = logging.getLogger(__name__)
-
-_STOP_SECONDS = 1.0
 
 
 class Tasks(Protocol):
@@ -52,10 +50,8 @@ class WorkCleaner:
         self._root = root
         self._tasks = tasks
         self._keep = keep
-        self._interval = interval
         self._now = now
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._passes = Periodic("work-cleaner", interval, self.run_once, failed=self._failed)
 
     def run_once(self) -> int:
         """One pass, now; how many directories were removed.
@@ -66,7 +62,7 @@ class WorkCleaner:
         before = self._now() - self._keep
         removed = 0
         for path, task_id in self._candidates(before):
-            if self._stopping.is_set():
+            if self._passes.stopping:
                 break
             task = self._tasks.get_task(task_id)
             if task is not None and _ended_before(task, before):
@@ -90,23 +86,15 @@ class WorkCleaner:
 
     def start(self) -> None:
         """Clean in a thread, at once and then every interval."""
-        self._thread = threading.Thread(target=self._run, name="work-cleaner", daemon=True)
-        self._thread.start()
+        self._passes.start()
 
     def stop(self) -> None:
         """End the thread; a removal that hangs is left to itself. Idempotent."""
-        self._stopping.set()
-        if self._thread is not None:
-            self._thread.join(timeout=_STOP_SECONDS)
-            self._thread = None
+        self._passes.stop()
 
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                self.run_once()
-            except GeoworkerError as error:
-                logger.warning("work files were not looked through: %s", error, extra={"action": "work.not_cleaned"})
-            self._stopping.wait(self._interval.total_seconds())
+    def _failed(self, error: Exception) -> None:
+        text, told = "work files were not looked through: %s", {"action": "work.not_cleaned"}
+        logger.warning(text, error, extra=told, exc_info=None if isinstance(error, GeoworkerError) else error)
 
 
 def _ended_before(task: TaskRecord, moment: datetime) -> bool:

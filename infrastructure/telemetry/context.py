@@ -45,16 +45,8 @@ def bound(**ids: Any) -> AbstractContextManager[None]:
 
 
 def claim_ids(claim: Claim) -> dict[str, Any]:
-    """The ids of a running task."""
-    task = claim.task
-    return {
-        "task_id": task.task_id,
-        "job_id": task.job_id,
-        "task_type": task.task_type,
-        "stage": task.stage,
-        "attempt": claim.attempt,
-        **trace_ids(current_traceparent() or task.traceparent),
-    }
+    """The ids of a running task, those of its trace included."""
+    return {**claim.ids, **trace_ids(current_traceparent() or claim.task.traceparent)}
 
 
 def current_traceparent() -> str | None:
