@@ -56,6 +56,15 @@ def test_floats_agree_with_numpy(values: np.ndarray) -> None:
     assert sum(histogram["buckets"]) == len(values)
 
 
+@pytest.mark.parametrize("value", [2.2e-308, 5e-324, -1e-320, 1e-300])
+def test_numbers_next_to_nothing_are_counted(value: float) -> None:
+    tally = tallied(np.array([value, 0.0, value]))
+    assert (tally.minimum, tally.maximum, tally.valid) == (min(value, 0.0), max(value, 0.0), 3)
+    histogram = tally.histogram()
+    assert histogram is not None
+    assert sum(histogram["buckets"]) == 3
+
+
 def test_a_histogram_of_floats_is_that_of_numpy_within_a_bucket() -> None:
     values = np.random.default_rng(3).normal(800, 120, 50_000).astype("float32")
     parts = Tally()
