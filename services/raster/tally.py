@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 BUCKETS = 256
 _FINE_BITS = 12
+_FINEST = -1000
 _CHUNK = 1 << 20
 _KEPT = ("pixels", "non_finite", "valid", "shift", "whole", "mean", "m2")
 
@@ -107,14 +108,14 @@ class Tally:
             return None
         low, high = self.minimum, self.maximum
         span = high - low
-        if not math.isfinite(span):
+        if not math.isfinite(span) or sum(self.counts.values()) < self.valid:
             return None
         whole = self.shift == 0 and span < BUCKETS
         buckets = [0] * (int(span) + 1 if whole else BUCKETS if span > 0 else 1)
         width = 2.0**self.shift
         for bin_, count in self.counts.items():
             centre = bin_ * width if self.shift == 0 else (bin_ + 0.5) * width
-            place = round((centre - low) / span * (len(buckets) - 1)) if span > 0 else 0
+            place = round((centre - low) / span * (len(buckets) - 1)) if len(buckets) > 1 else 0
             buckets[min(len(buckets) - 1, max(0, place))] += count
         return {"count": len(buckets), "min": low, "max": high, "buckets": buckets}
 
@@ -185,7 +186,8 @@ def _of_large(picked: npt.NDArray[Any]) -> Tally:
         m2 = float(picked.var(dtype=np.float64)) * picked.size
     span = high - low
     size = max(span, abs(low) * 2**-40, abs(high) * 2**-40)
-    shift = max(-1000, math.floor(math.log2(size)) - _FINE_BITS) if 0 < size < math.inf else 0
+    # Nothing but zeros lie in bin 0 whatever the width: the finest leaves it to other tallies.
+    shift = max(_FINEST, math.floor(math.log2(size)) - _FINE_BITS) if 0 < size < math.inf else _FINEST
     if picked.dtype.kind in "iu":
         shift = max(0, shift)
     tally = Tally(valid=int(picked.size), minimum=low, maximum=high, mean=mean, m2=m2, shift=shift)

@@ -65,6 +65,25 @@ def test_numbers_next_to_nothing_are_counted(value: float) -> None:
     assert sum(histogram["buckets"]) == 3
 
 
+def test_numbers_too_far_apart_have_no_histogram() -> None:
+    tally = tallied(np.array([-1e200, 1e200, 3.0]))
+    tally.merge(tallied(np.array([1.0, 2.0])))
+    assert (tally.minimum, tally.maximum, tally.valid) == (-1e200, 1e200, 5)
+    assert tally.histogram() is None
+
+
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
+def test_a_part_of_nothing_but_zeros_does_not_coarsen_the_histogram(order: slice) -> None:
+    values = np.random.default_rng(5).uniform(0, 1, 20_000).astype("float32")
+    parts = Tally()
+    for piece in [np.zeros(20_000, "float32"), values][order]:
+        parts.merge(tallied(piece))
+    histogram = parts.histogram()
+    assert histogram is not None
+    assert np.count_nonzero(histogram["buckets"]) == len(histogram["buckets"]) == 256
+    assert histogram["buckets"][0] == pytest.approx(20_000 + 20_000 / 512, abs=30)
+
+
 def test_a_histogram_of_floats_is_that_of_numpy_within_a_bucket() -> None:
     values = np.random.default_rng(3).normal(800, 120, 50_000).astype("float32")
     parts = Tally()
