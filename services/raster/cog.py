@@ -24,13 +24,13 @@ from services.raster.pixels import PixelSource, PlainPixels, crs_to_warp_to, pix
 from services.raster.profile import Profile, as_json_number, crs_name
 from services.raster.source import Source, open_source
 from services.raster.tally import Tally
-from services.raster.tile_grid import overview_levels, tail_levels, tile_levels
+from services.raster.tile_grid import block_for, overview_levels, tail_levels, tile_levels
 from services.raster.tile_store import TileKey, TileRecord, TileStore
 from services.raster.tiling import TilePlan, Tiler
 from services.raster.watch import Watch
 from services.raster.whole import assemble
 
-_MADE_BY = 1
+_MADE_BY = 2
 """Raise it when the same parameters would give other tiles than before."""
 
 
@@ -124,7 +124,7 @@ def made_how(layout: Layout, options: CogOptions, raster_type: RasterType, *, re
         "compression": options.compression.value,
         "level": options.level,
         "lossless": options.lossless,
-        "blocksize": options.blocksize,
+        "blocksize": block_for(layout.width, layout.height, options.blocksize),
         "overview_resampling": options.overview_resampling.value,
         "resampled": resampled,
         "resampling": options.resampling.value if resampled else None,

@@ -45,7 +45,7 @@ def check_structure(path: Path, overviews: int) -> tuple[tuple[int, ...], list[s
     from rio_cogeo.cogeo import cog_validate
 
     valid, errors, warnings = cog_validate(str(path), strict=True, quiet=True)
-    if not valid:
+    if errors or not (valid or overviews == 0):  # a raster of one column cannot have overviews, however long it is
         raise RasterError(
             Code.COG_INVALID, f"the COG did not pass validation: {'; '.join([*errors, *warnings])}", errors=list(errors)
         )

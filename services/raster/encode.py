@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from affine import Affine
@@ -153,7 +153,13 @@ def _can_hold(layout: Layout) -> bool:
 
 @contextmanager
 def encoded(
-    levels: Iterator[Pixels], layout: Layout, options: CogOptions, *, threads: int, skip_first: bool = False
+    levels: Iterator[Pixels],
+    layout: Layout,
+    options: CogOptions,
+    *,
+    blocks: Sequence[int],
+    threads: int,
+    skip_first: bool = False,
 ) -> Iterator[Encoded]:
     """Compress each level into a file in memory; they are freed at the end.
 
@@ -163,6 +169,7 @@ def encoded(
         levels: pixels, full resolution first.
         layout: what they are.
         options: the codec.
+        blocks: the side of the blocks of each level.
         threads: threads of GDAL's own, for a tile that is alone.
         skip_first: the first level is encoded elsewhere already.
 
@@ -175,12 +182,13 @@ def encoded(
     files: list[memoryview] = []
     directories: list[Directory] = []
     with ExitStack() as stack:
-        for number, pixels in enumerate(levels):
+        for number, (pixels, block) in enumerate(zip(levels, blocks, strict=True)):
             if skip_first and number == 0:
                 continue
             file = stack.enter_context(MemoryFile(ext=".tif"))
             try:
-                _compress(file.name, pixels, layout, {**options.block_options(), "NUM_THREADS": threads})
+                creation = replace(options, blocksize=block).block_options()
+                _compress(file.name, pixels, layout, {**creation, "NUM_THREADS": threads})
                 _compare(file, pixels, lossless=options.lossless)
             except gdal_errors() as error:
                 raise RasterError(
@@ -190,7 +198,7 @@ def encoded(
             directories = read_directories(buffer)
             mask = Blocks.of(directories[1], len(files)) if layout.masked else None
             height, width = pixels.values.shape[1:]
-            made.append(Level(width, height, Blocks.of(directories[0], len(files)), mask))
+            made.append(Level(width, height, block, Blocks.of(directories[0], len(files)), mask))
             files.append(buffer)
         yield Encoded(made, files, directories[0], directories[1] if layout.masked else None)
 
@@ -297,6 +305,6 @@ def mask_directory(options: CogOptions) -> Directory:
     )
     pixels = Pixels(np.zeros((1, side, side), np.uint8), np.zeros((side, side), bool))
     plain = options.plain()
-    with encoded(iter([pixels]), layout, plain, threads=1) as made:
+    with encoded(iter([pixels]), layout, plain, blocks=[side], threads=1) as made:
         assert made.mask is not None  # noqa: S101 - the layout is masked
         return made.mask

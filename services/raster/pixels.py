@@ -228,7 +228,8 @@ class WarpedPixels:
         with ExitStack() as stack:
             view = self._view(source, stack)
             self._bound(view)
-            self._grid = Grid(view.transform, view.width, view.height)
+            # GDAL suggests no row at all where less than half of one would do.
+            self._grid = Grid(view.transform, max(1, view.width), max(1, view.height))
         self._scales = (self._grid.width / profile.width, self._grid.height / (profile.height * seen))
         bands = _bands(profile, options)
         lossy_mask = not options.lossless and (nodata is not None or profile.has_alpha)
@@ -310,10 +311,19 @@ class WarpedPixels:
         with readable_pixels(self._name.rpartition("/")[2]):
             if self._mask_band:
                 read = view.read([*self._bands, view.count], window=window)
-                return Pixels(read[:-1], read[-1] > 0)
+                return Pixels(self._typed(read[:-1]), read[-1] > 0)
             values = view.read(self._bands, window=window)
             mask = view.dataset_mask(window=window) > 0 if self.layout.masked else None
-        return Pixels(values, mask)
+        return Pixels(self._typed(values), mask)
+
+    def _typed(self, values: Values) -> Values:
+        """Values of the raster's own type: rasterio warps int8 as int16, where kernels may overshoot."""
+        import numpy as np
+
+        if values.dtype == self.layout.dtype:
+            return values
+        limits = np.iinfo(self.layout.dtype)
+        return np.clip(values, limits.min, limits.max).astype(self.layout.dtype)
 
     def close(self) -> None:
         """Close every thread's view."""

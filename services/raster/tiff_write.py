@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Offsets = npt.NDArray[np.uint64]
 
-SUBFILE, WIDTH, HEIGHT, TILE_OFFSETS, TILE_COUNTS = 254, 256, 257, 324, 325
+SUBFILE, WIDTH, HEIGHT, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_COUNTS = 254, 256, 257, 322, 323, 324, 325
 PHOTOMETRIC, JPEG_TABLES, CHROMA = 262, 347, (529, 530, 531, 532)
 _REDUCED, _MASK = 1, 4
 _OF_MAIN_ALONE = frozenset({269, 270, 271, 272, 285, 305, 306, 315, 316, 33432, 42112, 33550, 33922, 34264})
@@ -105,10 +105,13 @@ class Blocks:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One resolution of a COG, full resolution first: its size in pixels, its blocks and those of its mask."""
+    """One resolution of a COG, full resolution first: its size and that of its blocks in pixels, its blocks and those
+    of its mask.
+    """
 
     width: int
     height: int
+    block: int
     image: Blocks
     mask: Blocks | None = None
 
@@ -201,6 +204,7 @@ def _sized(directory: Directory, level: Level, blocks: Blocks, subfile: int) -> 
     if subfile:
         sized[SUBFILE] = _long(subfile)
     sized[WIDTH], sized[HEIGHT] = _long(level.width), _long(level.height)
+    sized[TILE_WIDTH] = sized[TILE_HEIGHT] = Entry(_SHORT, 1, struct.pack("<H", level.block))
     count = len(blocks.offsets)
     sized[TILE_OFFSETS] = Entry(_LONG8, count, b"")
     sized[TILE_COUNTS] = Entry(_LONG, count, blocks.sizes.astype("<u4").tobytes())

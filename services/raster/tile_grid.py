@@ -68,10 +68,29 @@ def reduced(pixels: int, levels: int) -> int:
     return -(-pixels // (1 << levels))
 
 
+_MAY_BE_ONE_BLOCK = 512
+
+
+def block_for(width: int, height: int, block: int) -> int:
+    """The side of the blocks of one image: ``block``, or half of it for an image as wide as one block.
+
+    Validators (rio-cogeo's, GDAL's) take an image above 512 pixels with blocks as wide as itself for one in strips.
+    """
+    return block // 2 if width == block and max(width, height) > _MAY_BE_ONE_BLOCK else block
+
+
+def level_blocks(width: int, height: int, levels: int, block: int) -> list[int]:
+    """The side of the blocks of an image and of each of its overviews, ``levels`` in all."""
+    return [block_for(reduced(width, level), reduced(height, level), block) for level in range(levels)]
+
+
 def overview_levels(width: int, height: int, block: int) -> int:
-    """How often a raster is halved until it fits into one block."""
-    levels = 0
-    while max(reduced(width, levels), reduced(height, levels)) > block:
+    """How often a raster is halved until it fits into one block and 512 pixels, above which validators miss overviews.
+
+    A raster of one column has none, as their factors are told by widths.
+    """
+    levels, most = 0, min(block, _MAY_BE_ONE_BLOCK)
+    while width > 1 and max(reduced(width, levels), reduced(height, levels)) > most:
         levels += 1
     return levels
 

@@ -19,7 +19,7 @@ from services.raster.pixels import Pixels, PixelSource
 from services.raster.tails import TailPixels
 from services.raster.tally import Tally
 from services.raster.tiff_write import with_codec_tags, write_cog
-from services.raster.tile_grid import Box, TileGrid, overview_levels, reduced
+from services.raster.tile_grid import Box, TileGrid, level_blocks, overview_levels, reduced
 from services.raster.tile_store import TileKey, TileRecord, TileStore
 from services.raster.watch import Watch
 
@@ -156,14 +156,16 @@ class _TileMaker:
         if layout.can_be_empty and not _has_data(inside, layout):
             return key, store.save(key, None, inside, tallies)
         tails: list[Pixels] = []
+        count = self._encoded_levels(box)
         levels = _keeping_last(
             halvings(around, core, layout, self.tiler.options.overview_resampling, self.levels), tails
         )
         del around, inside, valid
         with encoded(
-            _as_many(levels, self._encoded_levels(box)),
+            _as_many(levels, count),
             layout,
             self.tiler.options,
+            blocks=self._blocks(box, count),
             threads=threads,
             skip_first=self.tier > 0,
         ) as made:
@@ -174,6 +176,11 @@ class _TileMaker:
         for _ in levels:
             pass
         return key, store.save(key, written, tails[0], tallies)
+
+    def _blocks(self, box: Box, count: int) -> list[int]:
+        """The side of the blocks of each level: of the image that the tile is, or that it is a part of."""
+        image: Layout | Box = self.pixels.layout if self.tiler.plan.whole else box
+        return level_blocks(image.width, image.height, count, self.tiler.options.blocksize)
 
     def _encoded_levels(self, box: Box) -> int:
         """How many levels of a tile are encoded: all for a part of a whole, else until it fits into a block."""

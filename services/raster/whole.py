@@ -24,7 +24,7 @@ from services.raster.tiff_write import (
     with_codec_tags,
     write_cog,
 )
-from services.raster.tile_grid import overview_levels, reduced
+from services.raster.tile_grid import level_blocks, overview_levels, reduced
 from services.raster.tile_store import TileKey, TileRecord, TileStore
 from services.raster.tiling import Tiler
 from services.raster.watch import Watch
@@ -53,9 +53,10 @@ def assemble(
     """
     options = tiler.options
     total = overview_levels(layout.width, layout.height, options.blocksize)
+    blocks = level_blocks(layout.width, layout.height, total + 1, options.blocksize)
     levels = [
-        _Assembled.of(reduced(layout.width, n), reduced(layout.height, n), options.blocksize, masked=layout.masked)
-        for n in range(total + 1)
+        _Assembled.of(reduced(layout.width, n), reduced(layout.height, n), block, masked=layout.masked)
+        for n, block in enumerate(blocks)
     ]
     main = template(layout, options, description, statistics)
     files = [key for key, record in sorted(records.items()) if not record.empty]
@@ -65,7 +66,7 @@ def assemble(
         for local in range(0, len(directories), images):
             within = local // images + (1 if key.tier else 0)
             level = levels[key.tier * tiler.plan.levels + within]
-            step = (tiler.plan.side >> within) // options.blocksize
+            step = (tiler.plan.side >> within) // level.block
             level.put((key.place.row * step, key.place.column * step), number, directories[local : local + images])
         main = with_codec_tags(main, directories[0])
     with _Files(tiler.store, files) as opened:
@@ -126,7 +127,7 @@ class _Assembled:
 
     def as_level(self) -> Level:
         image, *mask = [Blocks(files.ravel(), offsets.ravel(), sizes.ravel()) for files, offsets, sizes in self.images]
-        return Level(self.width, self.height, image, mask[0] if mask else None)
+        return Level(self.width, self.height, self.block, image, mask[0] if mask else None)
 
 
 @dataclass

@@ -120,6 +120,59 @@ def test_degenerate_pixels(pixels: Any, nodata: float | None, tmp_path: Path) ->
         np.testing.assert_array_equal(cog.read(), pixels)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+    ("width", "height", "blocksize"),
+    [(512, 640, 512), (1024, 2100, 512), (2048, 5000, 512), (256, 600, 256), (1024, 900, 1024), (2, 1300, 512)],
+)
+def test_a_raster_as_wide_as_a_block_at_some_level(
+    width: int, height: int, blocksize: int, masked: bool, tmp_path: Path
+) -> None:
+    source = write_raster(tmp_path / "a.tif", textured(1, height, width, "uint8"))
+    if masked:
+        with rasterio.open(source, "r+") as raster:
+            raster.write_mask(np.arange(height)[:, None] % 300 > np.arange(width) % 40)
+    made = make(source, tmp_path, blocksize=blocksize)
+    assert_valid(made)
+    with rasterio.open(source) as given, rasterio.open(made["path"]) as cog:
+        np.testing.assert_array_equal(cog.read(), given.read())
+        np.testing.assert_array_equal(cog.dataset_mask(), given.dataset_mask())
+        assert cog.block_shapes[0][0] == made["blocksize"]
+        factors = cog.overviews(1)
+    for level, _ in enumerate(factors):
+        with rasterio.open(made["path"], OVERVIEW_LEVEL=level) as overview:
+            assert overview.read().any()
+            assert overview.dataset_mask().any()
+
+
+def test_a_raster_of_one_column(tmp_path: Path) -> None:
+    source = write_raster(tmp_path / "a.tif", textured(1, 1300, 1, "uint8"))
+    made = make(source, tmp_path)
+    assert made["overviews"] == []
+    with rasterio.open(source) as given, rasterio.open(made["path"]) as cog:
+        np.testing.assert_array_equal(cog.read(), given.read())
+
+
+def test_signed_bytes_stay_what_they_are_when_warped(tmp_path: Path) -> None:
+    edges = np.where(np.add.outer(np.arange(90) // 9, np.arange(120) // 7) % 2, 127, -128).astype("int8")
+    source = write_raster(tmp_path / "a.tif", edges[None], nodata=0)
+    made = make(source, tmp_path, target_crs="EPSG:4326", resampling="cubic", raster_type="single_band")
+    assert_valid(made)
+    with rasterio.open(made["path"]) as cog:
+        assert cog.dtypes == ("int8",)
+        values = cog.read(1, masked=True).compressed()
+    assert (values.min(), values.max()) == (-128, 127)
+    assert np.mean((values == 127) | (values == -128)) > 0.3
+
+
+def test_less_than_half_a_row_is_a_row(tmp_path: Path) -> None:
+    far_north = Affine(0.5, 0, 500_000, 0, -0.5, 9_800_000)
+    source = write_raster(tmp_path / "a.tif", textured(1, 2, 257, "uint8"), transform=far_north, crs="EPSG:32635")
+    made = make(source, tmp_path, target_crs="EPSG:4326")
+    assert_valid(made)
+    assert made["shape"][0] == 1
+
+
 def test_a_name_of_any_characters(tmp_path: Path) -> None:
     folder = tmp_path / "päth with spaces & (brackets) !?#%20"
     folder.mkdir()

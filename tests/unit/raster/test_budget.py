@@ -8,7 +8,7 @@ from app.raster_limits import raster_limits
 from app.settings import Settings
 from services.raster.budget import Budget
 from services.raster.gdal import MIB
-from services.raster.tile_grid import TileGrid, overview_levels, tail_levels, tile_levels
+from services.raster.tile_grid import TileGrid, level_blocks, overview_levels, tail_levels, tile_levels
 
 
 @pytest.mark.parametrize("memory", [128 * MIB, 512 * MIB, 1024 * MIB, 2048 * MIB, 8192 * MIB])
@@ -43,7 +43,15 @@ def test_tiles_cover_the_raster_once(width: int, height: int, side: int) -> None
     assert sum(box.width * box.height for box in boxes) == width * height
 
 
+def test_no_image_above_512_pixels_has_blocks_as_wide_as_itself() -> None:
+    assert level_blocks(1024, 2048, 3, 512) == [512, 256, 512]
+    assert level_blocks(512, 512, 1, 512) == [512]
+    assert level_blocks(1024, 3, 1, 1024) == [512]
+    assert level_blocks(128, 600, 1, 128) == [64]
+
+
 def test_levels() -> None:
-    assert [overview_levels(size, 1, 512) for size in (1, 512, 513, 1024, 1025, 28000)] == [0, 0, 1, 1, 2, 6]
+    assert [overview_levels(size, 2, 512) for size in (1, 512, 513, 1024, 1025, 28000)] == [0, 0, 1, 1, 2, 6]
+    assert [overview_levels(width, 5000, 512) for width in (1, 2, 700)] == [0, 4, 4]
     assert [tile_levels(side, 512) for side in (512, 1024, 1536, 4096)] == [0, 1, 0, 3]
     assert [tail_levels(side, 512) for side in (512, 1536, 4096, 8192)] == [3, 3, 3, 4]

@@ -13,14 +13,16 @@ from services.raster import tiff_write
 from services.raster.tiff_write import Blocks, Level, read_directories, write_cog
 from tests.raster_support import textured, write_raster
 
+BLOCK = 128
+
 
 def source(tmp_path: Path) -> Path:
     return write_raster(
         tmp_path / "a.tif",
         textured(3, 300, 420, "uint16"),
         tiled=True,
-        blockxsize=128,
-        blockysize=128,
+        blockxsize=BLOCK,
+        blockysize=BLOCK,
         compress="deflate",
         interleave="pixel",
         nodata=7,
@@ -33,7 +35,7 @@ def test_blocks_are_moved_unchanged(limit: int, tmp_path: Path, monkeypatch: pyt
     content = source(tmp_path).read_bytes()
     [main] = read_directories(content)
     out = tmp_path / "b.tif"
-    level = Level(420, 300, Blocks.of(main))
+    level = Level(420, 300, BLOCK, Blocks.of(main))
     written = write_cog(out, main, [level], lambda _, offset, size: content[offset : offset + size])
     assert out.stat().st_size == written.size
     assert struct.unpack_from("<H", out.read_bytes(), 2)[0] == (43 if limit == 1 else 42)
@@ -46,7 +48,7 @@ def test_blocks_are_moved_unchanged(limit: int, tmp_path: Path, monkeypatch: pyt
 def test_blocks_without_content_read_as_nodata(tmp_path: Path) -> None:
     content = source(tmp_path).read_bytes()
     [main] = read_directories(content)
-    level = Level(420, 300, Blocks.none(len(Blocks.of(main).sizes)))
+    level = Level(420, 300, BLOCK, Blocks.none(len(Blocks.of(main).sizes)))
     write_cog(tmp_path / "b.tif", main, [level], lambda *_: b"")
     with rasterio.open(tmp_path / "b.tif") as cog:
         assert (cog.read() == 7).all()
