@@ -201,15 +201,15 @@ def _keeping_last(levels: Iterable[Pixels], kept: list[Pixels]) -> Iterator[Pixe
 
 
 def validity(pixels: Pixels, layout: Layout) -> list[npt.NDArray[np.bool_] | None]:
-    """Where each band is valid: by nodata, else by the mask, else by the alpha band; None: everywhere."""
+    """Where each band is valid: by the mask, else by nodata, else by alpha, as GDAL has it; None: everywhere."""
     found: list[npt.NDArray[np.bool_] | None] = []
     for band, values in enumerate(pixels.values):
         if band == layout.alpha:
             found.append(None)
-        elif layout.nodata is not None:
-            found.append(_differs(values, layout.nodata))
         elif pixels.mask is not None:
             found.append(pixels.mask)
+        elif layout.nodata is not None:
+            found.append(_differs(values, layout.nodata))
         elif layout.alpha is not None:
             found.append(pixels.values[layout.alpha] > 0)
         else:
@@ -238,10 +238,12 @@ def _tallied(values: Any, valid: Any) -> Tally:
 
 def _has_data(pixels: Pixels, layout: Layout) -> bool:
     """Whether any pixel differs from what a tile without a file reads as: nodata, or zero and masked."""
+    if pixels.mask is not None and pixels.mask.any():
+        return True
     if layout.nodata is not None:
         differs = (_differs(values, layout.nodata) for values in pixels.values)
         return any(found is None or bool(found.any()) for found in differs)
-    return bool(pixels.values.any()) or (pixels.mask is not None and bool(pixels.mask.any()))
+    return bool(pixels.values.any())
 
 
 def _in_lanes(lanes: int, cache: int, work: Iterator[Callable[[], Any]]) -> Iterator[Any]:

@@ -145,6 +145,18 @@ def test_a_raster_as_wide_as_a_block_at_some_level(
             assert overview.dataset_mask().any()
 
 
+def test_a_mask_goes_before_nodata(tmp_path: Path) -> None:
+    source = write_raster(tmp_path / "a.tif", np.zeros((1, 80, 90), "uint8"), nodata=0)
+    with rasterio.open(source, "r+") as raster:
+        raster.write_mask(np.arange(80)[:, None] * np.ones(90) >= 60)
+    made = make(source, tmp_path)
+    assert_valid(made)
+    assert made["statistics"][0]["valid_percent"] == 25
+    with rasterio.open(source) as given, rasterio.open(made["path"]) as cog:
+        np.testing.assert_array_equal(cog.dataset_mask(), given.dataset_mask())
+        np.testing.assert_array_equal(cog.read(), given.read())
+
+
 def test_a_raster_of_one_column(tmp_path: Path) -> None:
     source = write_raster(tmp_path / "a.tif", textured(1, 1300, 1, "uint8"))
     made = make(source, tmp_path)
