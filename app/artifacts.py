@@ -24,10 +24,11 @@ _MEDIA_TYPES = {
     ".parquet": "application/vnd.apache.parquet",
 }
 _MOST_TASKS = 1000
+_PIECE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Artifact:
+class _Artifact:
     """A file that a job's results name; ``name`` is what it is asked for by, ``address`` what the result says."""
 
     name: str
@@ -41,7 +42,7 @@ class Artifact:
 
 
 @dataclass(frozen=True, slots=True)
-class LocalArtifact(Artifact):
+class LocalArtifact(_Artifact):
     """A file of this machine."""
 
     path: Path
@@ -60,7 +61,7 @@ class LocalArtifact(Artifact):
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteArtifact(Artifact):
+class RemoteArtifact(_Artifact):
     """A file in another place; ``size`` is what the result says of it, if anything."""
 
     size: int | None
@@ -77,18 +78,28 @@ class RemoteArtifact(Artifact):
 
     def content(self) -> bytes:
         """All of it; raises as :meth:`open`."""
-        reader = self.open()
-        with reader.open() as file:
-            content = file.read()
-        failure = reader.failure()
-        if failure is not None:
-            raise failure
-        return content
+        return b"".join(pieces(self.open()))
 
 
-def artifacts_of(
-    store: StateStore, job_id: str, root: Path, storage: Storage
-) -> dict[str, LocalArtifact | RemoteArtifact]:
+Artifact = LocalArtifact | RemoteArtifact
+
+
+def pieces(reader: RemoteReader) -> Iterator[bytes]:
+    """What is read, a mebibyte at a time; raises what made a read fail."""
+    with reader.open() as file:
+        while piece := file.read(_PIECE):
+            yield piece
+    failure = reader.failure()
+    if failure is not None:
+        raise failure
+
+
+def place_of(address: str) -> PurePosixPath:
+    """Where a file lies by its path or its URL, in plain characters."""
+    return PurePosixPath(unquote(urlsplit(address).path) if "://" in address else address)
+
+
+def artifacts_of(store: StateStore, job_id: str, root: Path, storage: Storage) -> dict[str, Artifact]:
     """The files that the results of the job and of its completed tasks name, by file name.
 
     Those of this machine lie under ``root``, those elsewhere in the job's own directory of a remote place. Where two
@@ -102,7 +113,7 @@ def artifacts_of(
         raise JobNotFound(job_id)
     query = TaskQuery(job_id=job_id, status=TaskStatus.COMPLETED, limit=_MOST_TASKS)
     results = [job.result_data, *(task.result_data for task in store.list_tasks(query))]
-    found: dict[str, LocalArtifact | RemoteArtifact] = {}
+    found: dict[str, Artifact] = {}
     for result in results:
         for named in _named(result or {}):
             artifact = _remote(named, job_id, storage) if storage.is_remote(named.address) else _local(named, root)
@@ -143,7 +154,7 @@ def _local(named: _Named, root: Path) -> LocalArtifact | None:
 
 def _remote(named: _Named, job_id: str, storage: Storage) -> RemoteArtifact | None:
     """The file, if it lies in the job's directory: sources and other jobs' outputs, which results name too, do not."""
-    place = PurePosixPath(unquote(urlsplit(named.address).path))
+    place = place_of(named.address)
     if place.name in {"", ".", ".."} or job_directory(job_id) not in place.parent.parts or ".." in place.parts:
         return None
     return RemoteArtifact(place.name, named.address, named.size, storage)

@@ -452,32 +452,37 @@ def queue_names(settings: Settings) -> Mapping[Channel, str]:
     }
 
 
-def dead_letter_queues(settings: Settings) -> Sequence[DeadLetterQueue]:
-    """The dead letters of the mode's queues; none when the mode has no queues outside this process."""
+def broker_queues(settings: Settings) -> Sequence[str]:
+    """The names of the mode's queues; none when the mode has no queues outside this process."""
     match settings.docker_orchestration_mode:
         case OrchestrationMode.SERVICE_BUS:
-            from transports.service_bus.dead_letters import DeadLetterQueue
-
-            connection = service_bus_connection(settings)
-            return [DeadLetterQueue(connection, name) for name in dict.fromkeys(queue_names(settings).values())]
+            return list(dict.fromkeys(queue_names(settings).values()))
         case OrchestrationMode.HTTP_TRIGGER | OrchestrationMode.IN_MEMORY:
             return ()
         case mode:
             assert_never(mode)
+
+
+def dead_letter_queues(settings: Settings) -> Sequence[DeadLetterQueue]:
+    """The dead letters of each of the broker's queues."""
+    names = broker_queues(settings)
+    if not names:
+        return ()
+    from transports.service_bus.dead_letters import DeadLetterQueue
+
+    connection = service_bus_connection(settings)
+    return [DeadLetterQueue(connection, name) for name in names]
 
 
 def queue_gauges(settings: Settings) -> Sequence[QueueGauge]:
-    """Measures of the mode's queues; none when the mode has no queues outside this process."""
-    match settings.docker_orchestration_mode:
-        case OrchestrationMode.SERVICE_BUS:
-            from transports.service_bus.depth import QueueGauge
+    """A measure of each of the broker's queues."""
+    names = broker_queues(settings)
+    if not names:
+        return ()
+    from transports.service_bus.depth import QueueGauge
 
-            connection = service_bus_connection(settings)
-            return [QueueGauge(connection, name) for name in dict.fromkeys(queue_names(settings).values())]
-        case OrchestrationMode.HTTP_TRIGGER | OrchestrationMode.IN_MEMORY:
-            return ()
-        case mode:
-            assert_never(mode)
+    connection = service_bus_connection(settings)
+    return [QueueGauge(connection, name) for name in names]
 
 
 def _dead_letters(settings: Settings, role: Role, store: StateStore, database: Database) -> DeadLetters | None:

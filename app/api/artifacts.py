@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import assert_never
 from urllib.parse import quote
 
@@ -12,10 +11,10 @@ from starlette.routing import Route
 
 from app.api.problems import problem
 from app.api.requests import run_in_threadpool
-from app.artifacts import LocalArtifact, RemoteArtifact, artifacts_of
+from app.artifacts import Artifact, LocalArtifact, RemoteArtifact, artifacts_of, pieces
 from app.composition import Application
 from core.errors import TransientError
-from core.storage import RemoteReader, StorageRefused
+from core.storage import StorageRefused
 
 _SHOWN_INLINE = frozenset({"image/png", "application/json", "application/geo+json"})
 _HEADERS = {
@@ -23,13 +22,12 @@ _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; sandbox",
     "Cache-Control": "private, max-age=60",
 }
-_PIECE = 1 << 20
 
 
 def routes(application: Application) -> list[Route]:
     """``GET /api/jobs/{job_id}/artifacts`` and ``…/artifacts/{name}``."""
 
-    def found_of(job_id: str) -> dict[str, LocalArtifact | RemoteArtifact]:
+    def found_of(job_id: str) -> dict[str, Artifact]:
         return artifacts_of(application.store, job_id, application.settings.output_dir, application.storage)
 
     async def index(request: Request) -> Response:
@@ -83,17 +81,8 @@ async def _remote(artifact: RemoteArtifact) -> Response:
         "Content-Length": str(reader.size),
         "Content-Disposition": f"{_disposition(artifact)}; filename*=UTF-8''{quote(artifact.name, safe='')}",
     }
-    return StreamingResponse(_pieces(reader), media_type=artifact.media_type, headers=headers)
+    return StreamingResponse(pieces(reader), media_type=artifact.media_type, headers=headers)
 
 
-def _pieces(reader: RemoteReader) -> Iterator[bytes]:
-    with reader.open() as file:
-        while piece := file.read(_PIECE):
-            yield piece
-    failure = reader.failure()
-    if failure is not None:
-        raise failure
-
-
-def _disposition(artifact: LocalArtifact | RemoteArtifact) -> str:
+def _disposition(artifact: Artifact) -> str:
     return "inline" if artifact.media_type in _SHOWN_INLINE else "attachment"

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from app.api.requests import query_int
-from app.artifacts import LocalArtifact, RemoteArtifact, artifacts_of
+from app.artifacts import Artifact, artifacts_of
 from app.dashboard.live import Rendered
 from app.dashboard.pictures import Gallery, gallery
 from app.dashboard.progress import job_progress, stage_progress
@@ -145,7 +145,7 @@ def _job_gallery(site: Site, job: JobRecord) -> Gallery:
         return gallery(job.job_id, job.result_data or {}, _artifacts(site, job.job_id), with_item=False)
 
 
-def _artifacts(site: Site, job_id: str) -> Mapping[str, LocalArtifact | RemoteArtifact]:
+def _artifacts(site: Site, job_id: str) -> Mapping[str, Artifact]:
     application = site.application
     return artifacts_of(application.store, job_id, application.settings.output_dir, application.storage)
 
@@ -215,7 +215,7 @@ def _task_gallery(site: Site, job_id: str, task_id: str, finished: str) -> Galle
     return gallery(job_id, task.result_data or {}, _named_by(site, task))
 
 
-def _named_by(site: Site, task: TaskRecord) -> Mapping[str, LocalArtifact | RemoteArtifact]:
+def _named_by(site: Site, task: TaskRecord) -> Mapping[str, Artifact]:
     named = set(_paths(task.result_data))
     return {name: one for name, one in _artifacts(site, task.job_id).items() if one.address in named}
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
-from app.artifacts import LocalArtifact, RemoteArtifact
+from app.artifacts import Artifact, place_of
 from app.dashboard.worldmap import FootprintMap, footprint_map
 from core.errors import PermanentError
-
-Artifact = LocalArtifact | RemoteArtifact
 
 _MOST_ITEM_BYTES = 2_000_000
 _MOST_IMAGES = 12
@@ -98,9 +95,7 @@ def address(job_id: str, name: str) -> str:
 
 def _name(entry: Any) -> str | None:
     path = entry.get("path") if isinstance(entry, Mapping) else entry
-    if not isinstance(path, str):
-        return None
-    return PurePosixPath(unquote(urlsplit(path).path) if "://" in path else path).name
+    return place_of(path).name if isinstance(path, str) else None
 
 
 def _picture(job_id: str, artifacts: Mapping[str, Artifact], entry: Any, title: str, text: str) -> Picture | None:

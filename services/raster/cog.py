@@ -24,7 +24,7 @@ from services.raster.pixels import PixelSource, PlainPixels, crs_to_warp_to, pix
 from services.raster.profile import Profile, as_json_number, crs_name
 from services.raster.source import Source, open_source
 from services.raster.tally import Tally
-from services.raster.tile_grid import block_for, overview_levels, tail_levels, tile_levels
+from services.raster.tile_grid import block_for, tail_levels, tile_levels
 from services.raster.tile_store import TileKey, TileRecord, TileStore
 from services.raster.tiling import TilePlan, Tiler
 from services.raster.watch import Watch
@@ -155,9 +155,7 @@ def create_cog(order: Order, destination: Path, place: Workplace) -> Cog:
                 statistics=statistics,
                 watch=place.watch,
             )
-            overviews, warnings = check_structure(
-                part, overview_levels(layout.width, layout.height, order.options.blocksize)
-            )
+            overviews, warnings = check_structure(part, layout, order.options.blocksize)
             if order.options.lossless and not made.resampled:
                 compare_samples(part, made.pixels)
             publish(part, destination)

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from services.raster.errors import Code, RasterError
 from services.raster.gdal import judged_here
 from services.raster.statistics import BandStatistics
-from services.raster.tile_grid import Box
+from services.raster.tile_grid import Box, overview_levels
 from services.raster.validation import readable_pixels
 
 if TYPE_CHECKING:
+    from services.raster.description import Layout
     from services.raster.pixels import PixelSource
 
 _SAMPLE = 256
@@ -32,10 +33,11 @@ class CogCheck:
     warnings: tuple[str, ...]
 
 
-def check_structure(path: Path, overviews: int) -> tuple[tuple[int, ...], list[str]]:
+def check_structure(path: Path, layout: Layout, block: int) -> tuple[tuple[int, ...], list[str]]:
     """Check the structure of the COG at ``path``, and that the last block of each level can be decoded.
 
-    Returns the factors of its overviews, of which there must be so many, and the validator's warnings.
+    Returns the factors of its overviews, of which there must be as many as a raster of that layout in blocks of that
+    size has, and the validator's warnings: none, but for a raster of one column, which cannot have overviews.
 
     Raises:
         RasterError: COG_INVALID, saying what is wrong.
@@ -44,17 +46,18 @@ def check_structure(path: Path, overviews: int) -> tuple[tuple[int, ...], list[s
     from rasterio.windows import Window
     from rio_cogeo.cogeo import cog_validate
 
-    valid, errors, warnings = cog_validate(str(path), strict=True, quiet=True)
-    if errors or not (valid or overviews == 0):  # a raster of one column cannot have overviews, however long it is
+    overviews = overview_levels(layout.width, layout.height, block)
+    valid, errors, warnings = cog_validate(str(path), strict=layout.width > 1, quiet=True)
+    if not valid:
         raise RasterError(
             Code.COG_INVALID, f"the COG did not pass validation: {'; '.join([*errors, *warnings])}", errors=list(errors)
         )
     with judged_here(), rasterio.open(path, driver="GTiff") as cog:
         found = tuple(cog.overviews(1))
-        layout = cog.tags(ns="IMAGE_STRUCTURE").get("LAYOUT")
-    if len(found) != overviews or layout != "COG":
+        order = cog.tags(ns="IMAGE_STRUCTURE").get("LAYOUT")
+    if len(found) != overviews or order != "COG":
         raise RasterError(
-            Code.COG_INVALID, f"the COG has overviews {found} and layout {layout}; {overviews} overviews were made"
+            Code.COG_INVALID, f"the COG has overviews {found} and layout {order}; {overviews} overviews were made"
         )
     for level in range(-1, overviews):
         wanted = {} if level < 0 else {"OVERVIEW_LEVEL": level}

@@ -92,9 +92,9 @@ def _parts(pixels: Pixels, *, aligned: bool) -> Iterator[Box]:
     """
     height, width = pixels.values.shape[1:]
     masked_floats = pixels.mask is not None and pixels.values.dtype.kind == "f"
-    rows, columns = (
-        (_ROWS, width if pixels.mask is None else _ROWS) if aligned and not masked_floats else (height, width)
-    )
+    in_parts = aligned and not masked_floats
+    rows = _ROWS if in_parts else height
+    columns = _ROWS if in_parts and pixels.mask is not None else width
     for top in range(0, height, rows):
         for left in range(0, width, columns):
             yield Box(top, left, min(rows, height - top), min(columns, width - left))

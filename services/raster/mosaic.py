@@ -16,7 +16,7 @@ from services.raster.outputs import Outputs, part_of, publish, publish_bytes, sh
 from services.raster.statistics import BandStatistics
 from services.raster.tails import TailPixels
 from services.raster.tally import Tally
-from services.raster.tile_grid import TileGrid, overview_levels, reduced, tile_levels
+from services.raster.tile_grid import TileGrid, reduced, tile_levels
 from services.raster.tile_store import TileKey, TileRecord, TileStore
 from services.raster.tiling import TilePlan, Tiler
 from services.raster.vrt_write import Piece, mosaic_document
@@ -149,7 +149,7 @@ def _overview(made: MadeTiles, order: Order, path: Path, place: Workplace) -> Wr
             statistics=[tally.result() for tally in tallies],
             watch=place.watch,
         )
-        check_structure(part, overview_levels(small.width, small.height, block))
+        check_structure(part, small, block)
         publish(part, path)
     return written
 

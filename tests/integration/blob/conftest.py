@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from azure.storage.blob import BlobServiceClient, ContainerClient
+from pydantic import SecretStr
 
+from app.composition import Application
 from infrastructure.storage.handler_storage import HandlerStorage
 from tests.azurite import ACCOUNT, KEY, Azurite, azurite
 
@@ -28,6 +30,19 @@ def container(blob_service: Azurite) -> Iterator[ContainerClient]:
     with BlobServiceClient(blob_service.account_url, credential=credential) as client:
         made = client.create_container(f"test-{next(_numbers)}")
         yield made
+
+
+@pytest.fixture
+def application(
+    start_application: Callable[..., Application], blob_service: Azurite, container: ContainerClient
+) -> Application:
+    """A running process whose outputs go into the container."""
+    return start_application(
+        blob_account_url=blob_service.account_url,
+        blob_account_key=SecretStr(KEY),
+        output_url=f"az://{container.container_name}/out",
+        min_free_disk_mb=1,
+    )
 
 
 @pytest.fixture

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from azure.storage.blob import ContainerClient
-from pydantic import SecretStr
 from starlette.testclient import TestClient
 
 from app.api.application import create_app
@@ -17,21 +16,8 @@ from core.errors import TransientError
 from core.states import TERMINAL_JOB_STATUSES, JobStatus
 from core.storage import LocalFiles, RemoteReader
 from services.raster import sample_raster
-from tests.azurite import KEY, Azurite
+from tests.azurite import KEY
 from tests.process_support import wait_until
-
-
-@pytest.fixture
-def application(
-    start_application: Callable[..., Application], blob_service: Azurite, container: ContainerClient
-) -> Application:
-    """A process whose outputs go into the container."""
-    return start_application(
-        blob_account_url=blob_service.account_url,
-        blob_account_key=SecretStr(KEY),
-        output_url=f"az://{container.container_name}/out",
-        min_free_disk_mb=1,
-    )
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,33 +16,18 @@ import pytest
 import rasterio
 from affine import Affine
 from azure.storage.blob import ContainerClient
-from pydantic import SecretStr
 from rio_cogeo.cogeo import cog_validate
 
 from app.composition import Application
 from core.records import AttemptOutcome, JobRecord, TaskQuery
 from core.states import TERMINAL_JOB_STATUSES, JobStatus
 from tests.azurite import ACCOUNT, KEY, Azurite
+from tests.process_support import wait_until
 from tests.raster_support import textured, write_raster
 
 PATIENCE = 120
 TILED = {"tiling_threshold_mb": 0, "tile_size": 512, "blocksize": 256}
 SMALL = {"blocksize": 256}
-
-Meets = Callable[[Application, str], bool]
-
-
-@pytest.fixture
-def application(
-    start_application: Callable[..., Application], blob_service: Azurite, container: ContainerClient
-) -> Application:
-    """A running worker whose outputs go into the container."""
-    return start_application(
-        blob_account_url=blob_service.account_url,
-        blob_account_key=SecretStr(KEY),
-        output_url=f"az://{container.container_name}/out",
-        min_free_disk_mb=1,
-    )
 
 
 @contextmanager
@@ -56,13 +40,6 @@ def gdal_sees(service: Azurite) -> Iterator[None]:
 
 def vsi(address: str, service: Azurite) -> str:
     return address.replace(service.account_url, "/vsiaz")
-
-
-def wait_for(application: Application, job_id: str, meets: Meets) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not meets(application, job_id):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def has_ended(application: Application, job_id: str) -> bool:
@@ -81,7 +58,7 @@ def submit(application: Application, job_type: str, parameters: dict[str, Any]) 
 
 def run(application: Application, job_type: str, parameters: dict[str, Any]) -> Any:
     job_id = submit(application, job_type, parameters)
-    wait_for(application, job_id, has_ended)
+    wait_until(lambda: has_ended(application, job_id), PATIENCE)
     job = job_of(application, job_id)
     assert job.status is JobStatus.COMPLETED, job.error_details
     return job.result_data
@@ -191,17 +168,17 @@ def test_a_killed_task_leaves_no_half_file_in_a_container(
     pixels = textured(3, 3000, 3000, "uint8")
     source = write_raster(tmp_path / "scene.tif", pixels)
 
-    def has_come(*_: object) -> bool:
+    def has_come() -> bool:
         if moment == "making":
             return any(application.settings.data_dir.rglob("scene_r*.tif"))
         return any(container.list_blob_names(name_starts_with="out/"))
 
     job_id = submit(application, "process_raster_docker", {"source_url": str(source), **TILED})
-    wait_for(application, job_id, has_come)
+    wait_until(has_come, PATIENCE)
     assert application.children is not None
     [busy] = [child["pid"] for child in application.children.status()["children"] if child["task"] is not None]
     os.kill(busy, signal.SIGKILL)
-    wait_for(application, job_id, has_ended)
+    wait_until(lambda: has_ended(application, job_id), PATIENCE)
 
     job = job_of(application, job_id)
     assert job.status is JobStatus.COMPLETED, job.error_details
