@@ -101,7 +101,6 @@ class Cog:
             "validation": {
                 "valid": True,
                 "validator": "rio-cogeo, strict",
-                "every_block_decoded": True,
                 "pixels_equal_source": True if self.check.pixels_compared else None,
                 "warnings": list(self.check.warnings),
             },
@@ -126,6 +125,7 @@ def made_how(layout: Layout, options: CogOptions, raster_type: RasterType, *, re
         "lossless": options.lossless,
         "blocksize": block_for(layout.width, layout.height, options.blocksize),
         "overview_resampling": options.overview_resampling.value,
+        "verification": options.verification.value,
         "resampled": resampled,
         "resampling": options.resampling.value if resampled else None,
     }

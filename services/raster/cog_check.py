@@ -1,6 +1,6 @@
 """Proof that a COG is one: its structure by an independent validator, and samples of its pixels.
 
-Every block is decoded and compared when it is encoded (:mod:`services.raster.encode`); here it is shown that the file
+Blocks are decoded and compared when they are encoded (:mod:`services.raster.encode`); here it is shown that the file
 that was put together has each in its place.
 """
 

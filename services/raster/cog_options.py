@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
 from services.raster.errors import Code, RasterError
-from services.raster.parameters import CogParameters, Compression, RasterType, Resampling
+from services.raster.parameters import CogParameters, Compression, RasterType, Resampling, Verification
 from services.raster.profile import Profile
 
 _NEW_VALUES = frozenset(Resampling) - {Resampling.NEAREST, Resampling.MODE}
@@ -14,7 +14,7 @@ _NEW_VALUES = frozenset(Resampling) - {Resampling.NEAREST, Resampling.MODE}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CogOptions:
-    """How one COG is written.
+    """How one COG is written, and how far its blocks are checked.
 
     ``predictor`` is the TIFF tag's number (1 none, 2 whole numbers, 3 floats), ``level`` the codec's (None: its own
     default), ``colours`` says that the bands are red, green and blue.
@@ -28,6 +28,7 @@ class CogOptions:
     resampling: Resampling
     overview_resampling: Resampling
     blocksize: int
+    verification: Verification
 
     @property
     def lossless(self) -> bool:
@@ -93,6 +94,7 @@ def options_for(params: CogParameters, profile: Profile, raster_type: RasterType
         resampling=resampling,
         overview_resampling=overviews,
         blocksize=params.blocksize,
+        verification=params.verification,
     )
 
 

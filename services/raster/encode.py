@@ -1,11 +1,11 @@
-"""One tile: its overviews in memory, every level compressed by GDAL, decoded again and compared."""
+"""One tile: its overviews in memory, every level compressed by GDAL, and blocks of each decoded again and compared."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 from affine import Affine
 
@@ -13,7 +13,7 @@ from services.raster.cog_options import CogOptions
 from services.raster.description import Description, Layout
 from services.raster.errors import Code, RasterError
 from services.raster.gdal import gdal_errors
-from services.raster.parameters import Resampling
+from services.raster.parameters import Resampling, Verification
 from services.raster.pixels import Pixels
 from services.raster.statistics import BandStatistics
 from services.raster.tiff_write import Blocks, Directory, Level, read_directories
@@ -163,7 +163,8 @@ def encoded(
 ) -> Iterator[Encoded]:
     """Compress each level into a file in memory; they are freed at the end.
 
-    Every block is decoded again at once, and with a lossless codec compared with what was encoded.
+    Blocks are decoded again at once, as many as ``options.verification`` says, and with a lossless codec compared with
+    what was encoded.
 
     Args:
         levels: pixels, full resolution first.
@@ -186,10 +187,11 @@ def encoded(
             if skip_first and number == 0:
                 continue
             file = stack.enter_context(MemoryFile(ext=".tif"))
+            height, width = pixels.values.shape[1:]
             try:
                 creation = replace(options, blocksize=block).block_options()
                 _compress(file.name, pixels, layout, {**creation, "NUM_THREADS": threads})
-                _compare(file, pixels, lossless=options.lossless)
+                _compare(file, pixels, _checked(height, width, block, options.verification), lossless=options.lossless)
             except gdal_errors() as error:
                 raise RasterError(
                     Code.COG_WRITE_FAILED, f"pixels could not be encoded: {error.__cause__ or error}"
@@ -197,7 +199,6 @@ def encoded(
             buffer = file.getbuffer()
             directories = read_directories(buffer)
             mask = Blocks.of(directories[1], len(files)) if layout.masked else None
-            height, width = pixels.values.shape[1:]
             made.append(Level(width, height, block, Blocks.of(directories[0], len(files)), mask))
             files.append(buffer)
         yield Encoded(made, files, directories[0], directories[1] if layout.masked else None)
@@ -221,22 +222,42 @@ def _compress(name: str, pixels: Pixels, layout: Layout, creation: Mapping[str, 
                 file.write_mask(pixels.mask[here].astype(np.uint8) * 255, window=window)
 
 
-def _compare(file: Any, pixels: Pixels, *, lossless: bool) -> None:
+def _checked(height: int, width: int, block: int, verification: Verification) -> list[Box]:
+    """The boxes of a level to decode: all of it, or blocks along its diagonals, which meet every row and column of
+    blocks, the first and the last block among them.
+    """
+    match verification:
+        case Verification.EVERY_BLOCK:
+            return [Box(top, 0, min(_ROWS, height - top), width) for top in range(0, height, _ROWS)]
+        case Verification.SAMPLE:
+            rows, columns = -(-height // block), -(-width // block)
+            places = {(step % rows, step % columns) for step in range(max(rows, columns))} | {(rows - 1, columns - 1)}
+            return [
+                Box(top, left, min(block, height - top), min(block, width - left))
+                for top, left in ((row * block, column * block) for row, column in sorted(places))
+            ]
+        case _:
+            assert_never(verification)
+
+
+def _compare(file: Any, pixels: Pixels, boxes: Sequence[Box], *, lossless: bool) -> None:
     import numpy as np
     from rasterio.windows import Window
 
-    values = pixels.values
-    height, width = values.shape[1:]
     with file.open(driver="GTiff") as decoded:
-        for top in range(0, height, _ROWS):
-            rows = slice(top, min(height, top + _ROWS))
-            window = Window(0, top, width, rows.stop - top)
+        for box in boxes:
+            window = Window(box.left, box.top, box.width, box.height)
+            expected = pixels.part(box)
             back = decoded.read(window=window)
-            same = not lossless or all(map(_same_bits, back, values[:, rows]))
-            if same and pixels.mask is not None:
-                same = np.array_equal(decoded.read_masks(1, window=window) > 0, pixels.mask[rows])
+            same = not lossless or all(map(_same_bits, back, expected.values))
+            if same and expected.mask is not None:
+                same = np.array_equal(decoded.read_masks(1, window=window) > 0, expected.mask)
             if not same:
-                raise RasterError(Code.COG_INVALID, f"decoded pixels differ from those encoded in rows {top} and below")
+                raise RasterError(
+                    Code.COG_INVALID,
+                    f"decoded pixels differ from those encoded in the {box.height} x {box.width} pixels at row "
+                    f"{box.top}, column {box.left}",
+                )
 
 
 def _same_bits(one: Any, other: Any) -> bool:

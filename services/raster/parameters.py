@@ -48,6 +48,13 @@ class Resampling(StrEnum):
     AVERAGE = "average"
 
 
+class Verification(StrEnum):
+    """Which of the encoded blocks are decoded and compared before the file is published."""
+
+    SAMPLE = "sample"
+    EVERY_BLOCK = "every_block"
+
+
 CONTAINER_NAME = r"^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$"
 """Source: https://learn.microsoft.com/rest/api/storageservices/naming-and-referencing-containers--blobs--and-metadata"""
 
@@ -217,6 +224,11 @@ class CogParameters(JobParameters):
         default=None, description="For overviews. Default: nearest for categories, else average."
     )
     blocksize: Literal[128, 256, 512, 1024] = Field(default=512, description="Width and height of a block, in pixels.")
+    verification: Verification = Field(
+        default=Verification.SAMPLE,
+        description="Which blocks are decoded and compared before the file is published: a sample that has blocks of "
+        "every row and column of blocks of every level, or every block (a tenth more processor time).",
+    )
 
 
 class ItemParameters(JobParameters):
