@@ -49,6 +49,9 @@ class JobDefinition(ABC, Generic[P]):
     failure_policy: ClassVar[FailurePolicy] = FailurePolicy.FAIL_FAST
     plans_with_failures: ClassVar[bool] = False
     """Whether :meth:`plan` also gets the results of tasks that failed (only jobs that collect have any)."""
+    plans_at_submission: ClassVar[bool] = False
+    """Whether the first stage is planned as the job is accepted, in the same transaction, which saves a message and a
+    commit: for a plan of a few tasks that follow from the parameters alone. Whoever submits waits for it."""
     parameters: type[P]
 
     @abstractmethod

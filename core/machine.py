@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, assert_never
 
+from pydantic import BaseModel
+
 from core.errors import (
     ClaimLost,
     Conflict,
@@ -29,7 +31,7 @@ from core.errors import (
 )
 from core.handlers import HandlerRegistry, validate
 from core.heartbeat import Heartbeat, HeartbeatCounts, HeartbeatOptions, Renew
-from core.jobs import JobDefinition, JobRegistry, check_registries, job_fingerprint
+from core.jobs import JobDefinition, JobRegistry, canonical_json, check_registries, job_fingerprint
 from core.messages import JobMessage, Message, StageComplete, TaskEnded, TaskMessage
 from core.outcome import (
     Deferred,
@@ -136,12 +138,28 @@ class CoreMachine:
                 rerun=rerun,
                 submitted_by=submitted_by,
                 traceparent=traceparent,
+                first_stage=self._first_stage(definition, checked),
             )
         )
         self._publisher.publish(commit.messages)
         if commit.applied:
             logger.info("job submitted", extra={"action": "job.submitted", "job_id": job.job_id})
         return Submitted(job, commit.applied)
+
+    def _first_stage(self, definition: JobDefinition[Any], parameters: BaseModel) -> StagePlan | None:
+        """The first stage of a job that is planned at its submission.
+
+        None leaves it to the job's message: where planning fails there, the job is failed and says why.
+        """
+        if not definition.plans_at_submission:
+            return None
+        try:
+            plan = self._stage_plan(definition, parameters, 1, ())
+            canonical_json([dict(task.parameters) for task in plan.tasks])  # what cannot be stored is not planned
+        except Exception as error:  # noqa: BLE001 - a definition may raise anything
+            logger.warning("not planned at submission: %s", error, extra={"action": "job.plan_put_off"})
+            return None
+        return plan
 
     def retry_job(
         self,
@@ -238,30 +256,32 @@ class CoreMachine:
     def _plan(self, job: JobRecord, definition: JobDefinition[Any], number: int) -> Outcome:
         previous = self.store.stage_results(job.job_id, number - 1) if number > 1 else ()
         parameters = validate(definition.parameters, job.parameters, subject=f"parameters of {job.job_type}")
-        stage = definition.stage(number, parameters)
-        if stage.task_type not in self.handlers:
-            raise UnknownTaskType(stage.task_type, list(self.handlers))
-        usable = previous if definition.plans_with_failures else _usable(previous)
-        tasks = list(definition.plan(stage, parameters, usable))
-        commit = self.store.plan_stage(
-            job.job_id,
-            StagePlan(
-                stage=number,
-                name=stage.name,
-                task_type=stage.task_type,
-                runs_on=stage.runs_on,
-                tasks=tasks,
-                max_attempts=stage.max_attempts,
-            ),
-        )
+        plan = self._stage_plan(definition, parameters, number, previous)
+        commit = self.store.plan_stage(job.job_id, plan)
         self._publisher.publish(commit.messages)
         if not commit.applied:
             return Superseded(reason=f"stage {number} is already planned, or the job has ended")
         logger.info(
             "stage planned",
-            extra={"action": "stage.planned", "job_id": job.job_id, "stage": number, "tasks": len(tasks)},
+            extra={"action": "stage.planned", "job_id": job.job_id, "stage": number, "tasks": len(plan.tasks)},
         )
-        return Finished(result={"stage": number, "tasks": len(tasks)})
+        return Finished(result={"stage": number, "tasks": len(plan.tasks)})
+
+    def _stage_plan(
+        self, definition: JobDefinition[Any], parameters: BaseModel, number: int, previous: Sequence[TaskResult]
+    ) -> StagePlan:
+        stage = definition.stage(number, parameters)
+        if stage.task_type not in self.handlers:
+            raise UnknownTaskType(stage.task_type, list(self.handlers))
+        usable = previous if definition.plans_with_failures else _usable(previous)
+        return StagePlan(
+            stage=number,
+            name=stage.name,
+            task_type=stage.task_type,
+            runs_on=stage.runs_on,
+            tasks=list(definition.plan(stage, parameters, usable)),
+            max_attempts=stage.max_attempts,
+        )
 
     def _finish(self, job: JobRecord, definition: JobDefinition[Any]) -> Outcome:
         results = self.store.stage_results(job.job_id, job.stage)

@@ -43,7 +43,8 @@ class StateStore(Protocol):
     def submit_job(self, submission: JobSubmission) -> tuple[JobRecord, Commit]:
         """Create the job, or return the latest run of the same fingerprint (``applied`` False) unless a rerun is asked.
 
-        A rerun while a run of that fingerprint is active returns the active run.
+        A rerun while a run of that fingerprint is active returns the active run. A new run whose first stage is given
+        is processing from the start: its tasks' messages are written instead of the job's.
         """
         ...
 

@@ -37,7 +37,10 @@ _CHANNEL_OF = {place: Channel(place.value) for place in RunsOn}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSubmission:
-    """A validated request for a job. ``fingerprint`` is the SHA-256 of type and canonical parameters."""
+    """A validated request for a job. ``fingerprint`` is the SHA-256 of type and canonical parameters.
+
+    ``first_stage`` is planned in the same step; without it a message asks for the plan.
+    """
 
     fingerprint: str
     job_type: str
@@ -47,6 +50,7 @@ class JobSubmission:
     rerun: bool = False
     submitted_by: str | None = None
     traceparent: str | None = None
+    first_stage: StagePlan | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ class SingleTaskJob(JobDefinition[SingleTask]):
     job_type = "single_task"
     description = "Runs one handler as a job of its own."
     parameters = SingleTask
+    plans_at_submission = True
     stages: ClassVar[tuple[Stage, ...]] = (Stage(number=1, name="task", task_type=ANY_TASK, runs_on=RunsOn.DOCKER),)
 
     def stage(self, number: int, parameters: SingleTask) -> Stage:

@@ -10,7 +10,6 @@ from typing import Any, LiteralString
 
 from core.errors import ClaimLost, Conflict, ErrorInfo, JobNotFound
 from core.jobs import job_run_id
-from core.jobs import task_id as planned_task_id
 from core.messages import Channel
 from core.records import (
     AttemptRecord,
@@ -38,6 +37,11 @@ from infrastructure.postgres.queries import queries
 from infrastructure.postgres.task_steps import ClaimStep, CompleteStep, TaskSteps
 
 _MAX_DIRECT_ENTRIES = 2_000  # a larger fan-out is left to the relay's batches
+_UNPLANNED: Mapping[str, Any] = {
+    **dict.fromkeys(("stage", "name", "task_type", "runs_on", "total", "tasks")),
+    "hold": timedelta(0),
+    "want_entries": False,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,10 +82,11 @@ class PostgresStateStore:
         self._steps = TaskSteps(database, self._common)
 
     def submit_job(self, submission: JobSubmission) -> tuple[JobRecord, Commit]:
-        found = self._db.row(
+        found = self._db.rows(
             self._jobs["submit"],
             {
                 **self._common,
+                **self._planned(submission.first_stage),
                 "fingerprint": submission.fingerprint,
                 "rerun": submission.rerun,
                 "job_type": submission.job_type,
@@ -92,8 +97,8 @@ class PostgresStateStore:
                 "traceparent": submission.traceparent,
             },
         )
-        if found is not None:
-            return rows.job(found), Commit(messages=self._direct([found]))
+        if found:
+            return rows.job(found[0]), Commit(messages=self._direct(found))
         latest = self._db.row(self._jobs["latest_run"], {"fingerprint": submission.fingerprint})
         if latest is None:
             raise Conflict("the job was submitted and removed at the same time; submit it again")
@@ -189,36 +194,36 @@ class PostgresStateStore:
         return [rows.stage(row) for row in self._db.rows(self._jobs["stages"], {"job_id": job_id})]
 
     def plan_stage(self, job_id: str, plan: StagePlan) -> Commit:
+        found = self._db.rows(self._jobs["plan_stage"], {**self._common, **self._planned(plan), "job_id": job_id})
+        return Commit(applied=bool(found), messages=self._direct(found))
+
+    def _planned(self, plan: StagePlan | None) -> Mapping[str, Any]:
+        """The parameters of the SQL block ``planned``."""
+        if plan is None:
+            return _UNPLANNED
         channel = plan.runs_on.channel
         direct = channel in self._options.direct and len(plan.tasks) <= _MAX_DIRECT_ENTRIES
-        found = self._db.rows(
-            self._jobs["plan_stage"],
-            {
-                **self._common,
-                "job_id": job_id,
-                "stage": plan.stage,
-                "name": plan.name,
-                "task_type": plan.task_type,
-                "runs_on": plan.runs_on,
-                "total": len(plan.tasks),
-                "tasks": dumps(
-                    [
-                        {
-                            "task_id": planned_task_id(job_id, plan.stage, index),
-                            "task_index": index,
-                            "parameters": dict(task.parameters),
-                            "max_attempts": task.max_attempts or plan.max_attempts,
-                            "timeout_seconds": task.timeout_seconds,
-                            "callback_url": task.callback_url,
-                        }
-                        for index, task in enumerate(plan.tasks)
-                    ]
-                ),
-                "hold": self._options.hold if direct else timedelta(0),
-                "want_entries": direct,
-            },
-        )
-        return Commit(applied=bool(found), messages=self._direct(found))
+        return {
+            "stage": plan.stage,
+            "name": plan.name,
+            "task_type": plan.task_type,
+            "runs_on": plan.runs_on,
+            "total": len(plan.tasks),
+            "tasks": dumps(
+                [
+                    {
+                        "task_index": index,
+                        "parameters": dict(task.parameters),
+                        "max_attempts": task.max_attempts or plan.max_attempts,
+                        "timeout_seconds": task.timeout_seconds,
+                        "callback_url": task.callback_url,
+                    }
+                    for index, task in enumerate(plan.tasks)
+                ]
+            ),
+            "hold": self._options.hold if direct else timedelta(0),
+            "want_entries": direct,
+        }
 
     def stage_results(self, job_id: str, stage: int) -> Sequence[TaskResult]:
         found = self._db.rows(self._jobs["stage_results"], {"job_id": job_id, "stage": stage})

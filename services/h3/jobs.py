@@ -13,6 +13,8 @@ from services.h3.parameters import AggregateRaster, BootstrapGrid, ExportGrid, F
 class _OneTaskAStage(JobDefinition[P]):
     """Every stage is one task with the job's parameters; the last one's result is the job's."""
 
+    plans_at_submission = True
+
     def plan(self, stage: Stage, parameters: P, previous: Sequence[TaskResult]) -> Iterable[TaskPlan]:  # noqa: ARG002
         """One task with the job's parameters."""
         return [TaskPlan(parameters=parameters.model_dump(mode="json"))]

@@ -25,6 +25,7 @@ class ProcessRasterV2(JobDefinition[ProcessRasterSteps]):
     job_type = "process_raster_v2"
     description = "Validates a raster, makes a Cloud Optimized GeoTIFF of it, and describes that in a STAC item."
     parameters = ProcessRasterSteps
+    plans_at_submission = True
     stages: ClassVar[tuple[Stage, ...]] = (
         Stage(number=VALIDATE, name="validate", task_type="validate_raster", runs_on=RunsOn.FUNCTIONS),
         Stage(number=COG, name="create_cog", task_type="create_cog", runs_on=RunsOn.FUNCTIONS),
@@ -57,6 +58,7 @@ class ProcessRasterDocker(JobDefinition[ProcessRaster]):
     job_type = "process_raster_docker"
     description = "Validate, COG and STAC in one resumable task on the Docker worker; for rasters of any size."
     parameters = ProcessRaster
+    plans_at_submission = True
     stages: ClassVar[tuple[Stage, ...]] = (
         Stage(number=1, name="process_raster", task_type="process_raster_complete", runs_on=RunsOn.DOCKER),
     )

@@ -24,6 +24,8 @@ class JobStatements(Tables):
         runs = self._runs.get(submission.fingerprint, [])
         if runs and not (submission.rerun and not runs[-1].active):
             return runs[-1].record(), Commit(applied=False)
+        first = submission.first_stage
+        given = _parameters(first) if first is not None else []
         now = self.clock.now()
         run = len(runs) + 1
         job = JobRow(
@@ -44,8 +46,11 @@ class JobStatements(Tables):
         )
         self._add_job(job)
         self._note("create_job", now, job_id=job.job_id, job_type=job.job_type)
-        sent = self._send_job_message(job, job.message(), now, held=True)
-        return job.record(), Commit(messages=self._to_publish([sent]))
+        if first is not None:
+            messages = self._planned(job, first, given, now)
+        else:
+            messages = self._to_publish([self._send_job_message(job, job.message(), now, held=True)])
+        return job.record(), Commit(messages=messages)
 
     @atomic
     def get_job(self, job_id: str) -> JobRecord | None:
@@ -77,16 +82,18 @@ class JobStatements(Tables):
 
     @atomic
     def plan_stage(self, job_id: str, plan: StagePlan) -> Commit:
-        parameters = [stored(task.parameters) for task in plan.tasks]
+        given = _parameters(plan)
         job = self._jobs.get(job_id)
         if job is None or not self._may_plan(job, plan.stage):
             return Commit(applied=False)
-        now = self.clock.now()
+        return Commit(messages=self._planned(job, plan, given, self.clock.now()))
+
+    def _planned(self, job: JobRow, plan: StagePlan, parameters: Sequence[Any], now: datetime) -> list[Any]:
         job.become(JobStatus.PROCESSING)
         job.stage, job.started_at, job.updated_at = plan.stage, job.started_at or now, now
         job.hints, job.next_hint_at = 0, now + self.hint_interval
         stage = StageRow(
-            job_id=job_id,
+            job_id=job.job_id,
             stage=plan.stage,
             name=plan.name,
             task_type=plan.task_type,
@@ -96,13 +103,13 @@ class JobStatements(Tables):
             created_at=now,
             finished_at=None if plan.tasks else now,
         )
-        self._stages[job_id][plan.stage] = stage
-        self._note("plan_stage", now, job_id=job_id, stage=plan.stage, tasks=len(plan.tasks))
+        self._stages[job.job_id][plan.stage] = stage
+        self._note("plan_stage", now, job_id=job.job_id, stage=plan.stage, tasks=len(plan.tasks))
         next_hint_at = now + self.hint_interval
         for index, (task, given) in enumerate(zip(plan.tasks, parameters, strict=True)):
             row = TaskRow(
-                task_id=task_id(job_id, plan.stage, index),
-                job_id=job_id,
+                task_id=task_id(job.job_id, plan.stage, index),
+                job_id=job.job_id,
                 job_type=job.job_type,
                 task_type=plan.task_type,
                 stage=plan.stage,
@@ -118,8 +125,8 @@ class JobStatements(Tables):
                 next_hint_at=next_hint_at,
             )
             self._add_task(stage, row)
-            self._note("create_task", now, task_id=row.task_id, job_id=job_id, task_type=row.task_type)
-        return Commit(messages=self._plan_messages(job, stage, now))
+            self._note("create_task", now, task_id=row.task_id, job_id=job.job_id, task_type=row.task_type)
+        return self._plan_messages(job, stage, now)
 
     def _plan_messages(self, job: JobRow, stage: StageRow, now: datetime) -> list[Any]:
         if not stage.tasks:
@@ -190,6 +197,10 @@ class JobStatements(Tables):
         task.error_details, task.execute_after, task.finished_at, task.updated_at = error, None, now, now
         self._stages[task.job_id][task.stage].remaining -= 1
         self._note("cancel_task", now, task_id=task.task_id, job_id=task.job_id)
+
+
+def _parameters(plan: StagePlan) -> list[Any]:
+    return [stored(task.parameters) for task in plan.tasks]
 
 
 def _age(job: JobRow) -> tuple[datetime, str]:

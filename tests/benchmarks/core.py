@@ -66,6 +66,7 @@ class NoopJob(JobDefinition[Noop]):
 
 class SingleJob(NoopJob):
     job_type = "single"
+    plans_at_submission = True
     stages = (Stage(number=1, name="work", task_type="noop", runs_on=RunsOn.FUNCTIONS),)
 
 
@@ -158,7 +159,7 @@ def latency(application: Application, times: int) -> list[float]:
 
 def idle_commit(url: str, times: int) -> list[float]:
     """Milliseconds of one durable commit after the same pause as before each job of :func:`latency`: the machine's part
-    of the idle latency, which has three of them and a read."""
+    of the idle latency, which has two of them."""
     found = []
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE TABLE IF NOT EXISTS idle_commit (id int)")

@@ -109,9 +109,11 @@ def _always(_: Any) -> bool:
     return True
 
 
+PLANNED_AT_SUBMISSION = "after a submission that planned, before its messages"
 GAPS: Mapping[str, Callable[[Application], None]] = {
     "none": lambda application: None,
     "after the submission, before its message": lambda app: after(app.store, "submit_job", _always),
+    PLANNED_AT_SUBMISSION: lambda app: after(app.store, "submit_job", _always),
     "after the plan, before its messages": lambda app: after(app.store, "plan_stage", _always),
     "half way through the messages of a plan": half_way,
     "after the messages, before they are marked": lambda app: after(
@@ -131,6 +133,7 @@ IN_AN_EXECUTION = ("after a claim", "after the side effect, before the completio
 
 
 def run(gap: str, url: str, bus: str, root: str) -> None:
+    EffectsJob.plans_at_submission = gap == PLANNED_AT_SUBMISSION
     composition.job_registry = lambda: JobRegistry([EffectsJob()])
     composition.handler_registry = lambda: HandlerRegistry([HandlerSpec(task_type="mark", handler=mark)])
     # What a dead process was about to send is soon taken up by others.

@@ -187,6 +187,19 @@ class Given:
         job, _ = self.state.submit_job(self.submission(name, **changes))
         return job
 
+    def stage_plan(
+        self,
+        tasks: int | Iterable[TaskPlan] = 1,
+        *,
+        stage: int = 1,
+        runs_on: RunsOn = RunsOn.DOCKER,
+        max_attempts: int = 3,
+    ) -> StagePlan:
+        plans = [TaskPlan(parameters={"i": i}) for i in range(tasks)] if isinstance(tasks, int) else list(tasks)
+        return StagePlan(
+            stage=stage, name=f"s{stage}", task_type="work", runs_on=runs_on, tasks=plans, max_attempts=max_attempts
+        )
+
     def plan(
         self,
         job_id: str,
@@ -196,10 +209,7 @@ class Given:
         runs_on: RunsOn = RunsOn.DOCKER,
         max_attempts: int = 3,
     ) -> Commit:
-        plans = [TaskPlan(parameters={"i": i}) for i in range(tasks)] if isinstance(tasks, int) else list(tasks)
-        plan = StagePlan(
-            stage=stage, name=f"s{stage}", task_type="work", runs_on=runs_on, tasks=plans, max_attempts=max_attempts
-        )
+        plan = self.stage_plan(tasks, stage=stage, runs_on=runs_on, max_attempts=max_attempts)
         return self.state.plan_stage(job_id, plan)
 
     def running_job(self, tasks: int | Iterable[TaskPlan] = 1, name: str = "a", **changes: Any) -> JobRecord:

@@ -118,6 +118,15 @@ def test_one_of_many_submissions_creates_the_job(given: Given) -> None:
         assert len({job.job_id for job, _ in answers}) == 1
 
 
+def test_one_of_many_submissions_plans_the_job(given: Given) -> None:
+    for number in range(10):
+        submission = given.submission(f"round {number}", first_stage=given.stage_plan(2))
+        answers = no_errors(at_once([lambda one=submission: given.state.submit_job(one)] * THREADS))
+        assert [commit.applied for _, commit in answers].count(True) == 1
+        (job_id,) = {job.job_id for job, _ in answers}
+        assert len(given.state.list_tasks(TaskQuery(job_id=job_id))) == 2
+
+
 def test_one_of_many_reruns_creates_the_run(given: Given) -> None:
     for number in range(10):
         job = given.job(f"round {number}")

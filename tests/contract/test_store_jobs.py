@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -49,6 +50,56 @@ def test_a_rerun_makes_a_new_run_only_of_an_ended_job(given: Given) -> None:
     assert (second.status, second.fingerprint) == (JobStatus.QUEUED, first.fingerprint)
     latest, commit = given.state.submit_job(given.submission())
     assert (latest.job_id, commit.applied) == (second.job_id, False)
+
+
+def test_a_job_planned_at_its_submission_is_as_if_it_had_been_planned_later(given: Given) -> None:
+    plans = [TaskPlan(parameters={"i": 0}, callback_url="https://example.org/done"), TaskPlan(parameters={"i": 1})]
+    plan = given.stage_plan(plans, max_attempts=2, runs_on=RunsOn.FUNCTIONS)
+    at_once, commit = given.state.submit_job(given.submission(first_stage=plan, traceparent="00-1-2-01"))
+    assert commit.applied
+    assert at_once == given.job_now(at_once.job_id)
+    assert (at_once.status, at_once.stage) == (JobStatus.PROCESSING, 1)
+    assert at_once.started_at is not None
+    hints = given.messages()
+    assert [type(hint) for hint in hints] == [TaskMessage, TaskMessage]  # no message asks for the plan
+
+    later = given.job("b", traceparent="00-1-2-01")
+    given.state.plan_stage(later.job_id, plan)
+
+    def seen(job_id: str) -> tuple[object, ...]:
+        (stage,) = given.state.list_stages(job_id)
+        tasks = given.state.list_tasks(TaskQuery(job_id=job_id))
+        assert [task.task_id for task in tasks] == [task_id(job_id, 1, 0), task_id(job_id, 1, 1)]
+        of_job = {"job_id": "", "created_at": None}
+        return replace(stage, **of_job), [task._replace(task_id="", updated_at=None, **of_job) for task in tasks]
+
+    assert seen(at_once.job_id) == seen(later.job_id)
+    claims = [given.claim(at_once.job_id, index) for index in (0, 1)]
+    commits = [given.state.complete_task(claim, {"success": True}) for claim in claims]
+    assert [commit.last_in_stage for commit in commits] == [False, True]
+    assert [message.job_id for message in given.messages(StageComplete)] == [at_once.job_id]  # type: ignore[union-attr]
+
+
+def test_a_plan_that_comes_with_a_submission_is_written_once_for_each_run(given: Given) -> None:
+    plan = given.stage_plan(2)
+    first, _ = given.state.submit_job(given.submission(first_stage=plan))
+    again, commit = given.state.submit_job(given.submission(first_stage=given.stage_plan(5)))
+    assert (again, commit.applied) == (given.job_now(first.job_id), False)
+    assert not given.plan(first.job_id, 3).applied
+    assert len(given.state.list_tasks(TaskQuery(job_id=first.job_id))) == 2
+    given.state.cancel_job(first.job_id, reason="enough")
+    second, commit = given.state.submit_job(given.submission(first_stage=plan, rerun=True))
+    assert (second.run, second.status, commit.applied) == (2, JobStatus.PROCESSING, True)
+    tasks = given.state.list_tasks(TaskQuery(job_id=second.job_id))
+    assert [task.task_id for task in tasks] == [task_id(second.job_id, 1, 0), task_id(second.job_id, 1, 1)]
+
+
+def test_an_empty_plan_that_comes_with_a_submission_completes_the_stage(given: Given) -> None:
+    job, _ = given.state.submit_job(given.submission(first_stage=given.stage_plan(0)))
+    (message,) = given.messages()
+    assert isinstance(message, StageComplete)
+    assert (message.job_id, message.completed_stage) == (job.job_id, 1)
+    assert given.state.finish_job(job.job_id, stage=1, status=JobStatus.COMPLETED, result={}).applied
 
 
 def test_unknown_ids_answer_with_nothing(given: Given) -> None:

@@ -71,7 +71,7 @@ class MachineOverStores(RuleBasedStateMachine):
         self.both(lambda world: world.relay(True))
         self.both(lambda world: world.deliver(0, "ok", False))
 
-    @rule(name=st.sampled_from("ab"), tasks=st.integers(0, 3), collect=st.booleans(), rerun=st.booleans())
+    @rule(name=st.sampled_from("abc"), tasks=st.integers(0, 3), collect=st.booleans(), rerun=st.booleans())
     def submit(self, name: str, tasks: int, collect: bool, rerun: bool) -> None:
         self.both(lambda world: world.submit(name, tasks, collect, rerun))
 

@@ -42,6 +42,8 @@ PAST_LEASE = 3 * STEP
 HOLD = timedelta(seconds=42)
 RETRY_IN = timedelta(seconds=48)
 ALL = 10_000
+AT_ONCE = "c"
+"""The name of jobs that are planned at their submission."""
 
 
 class Chain(JobParameters):
@@ -75,6 +77,13 @@ class ChainJob(JobDefinition[Chain]):
 
     def finalize(self, parameters: Chain, results: Sequence[TaskResult]) -> Mapping[str, Any]:
         return {"ended": len(results)}
+
+
+class ChainAtOnceJob(ChainJob):
+    """The same, planned as it is accepted."""
+
+    job_type = "chain_at_once"
+    plans_at_submission = True
 
 
 class Crash(BaseException):
@@ -139,7 +148,7 @@ class World:
         self.claims: list[Claim] = []
         self.executor = ScriptedExecutor(self.lose_lease)
         self.machine = CoreMachine(
-            jobs=JobRegistry([ChainJob()]),
+            jobs=JobRegistry([ChainJob(), ChainAtOnceJob()]),
             handlers=HandlerRegistry([HandlerSpec(task_type="work", handler=_never)]),
             store=backend.state,
             publisher=Silent(),
@@ -164,7 +173,8 @@ class World:
 
     def submit(self, name: str, tasks: int, collect: bool, rerun: bool) -> str:
         parameters = {"name": name, "tasks": tasks, "collect": collect}
-        return self.tried(lambda: self.machine.submit_job("chain", parameters, rerun=rerun).created)
+        job_type = ChainAtOnceJob.job_type if name == AT_ONCE else ChainJob.job_type
+        return self.tried(lambda: self.machine.submit_job(job_type, parameters, rerun=rerun).created)
 
     def relay(self, marked: bool) -> str:
         entries = self.backend.outbox.take(list(Channel), limit=ALL, hold=HOLD)

@@ -5,26 +5,31 @@ WITH latest AS (
     SELECT coalesce((SELECT run FROM latest), 0) + 1 AS run
     WHERE NOT EXISTS (SELECT 1 FROM latest)
        OR (%(rerun)s AND (SELECT status FROM latest) NOT IN ('queued', 'processing'))
-), made AS (
+), job AS (
     INSERT INTO app.jobs (job_id, fingerprint, run, job_type, total_stages, parameters, failure_policy, submitted_by,
-                          traceparent, next_hint_at)
+                          traceparent, next_hint_at, status, stage, started_at)
     SELECT CASE WHEN run = 1 THEN %(fingerprint)s
                 ELSE encode(sha256(convert_to(%(fingerprint)s || '|run' || run, 'UTF8')), 'hex') END,
            %(fingerprint)s, run, %(job_type)s, %(total_stages)s, %(parameters)s, %(failure_policy)s, %(submitted_by)s,
-           %(traceparent)s, now() + %(hint_interval)s
+           %(traceparent)s, now() + %(hint_interval)s,
+           CASE WHEN %(tasks)s::json IS NULL THEN 'queued' ELSE 'processing' END, coalesce(%(stage)s::int, 0),
+           CASE WHEN %(tasks)s::json IS NOT NULL THEN now() END
     FROM wanted
     ON CONFLICT DO NOTHING
     RETURNING *
-), sent AS (
+),
+-- include: planned
+, unplanned AS (
     INSERT INTO app.outbox (channel, message, job_id, available_at)
     SELECT 'jobs',
            jsonb_strip_nulls(jsonb_build_object('message_type', 'job', 'job_id', job_id, 'job_type', job_type,
                                                 'traceparent', traceparent)),
            job_id, now() + %(hold_jobs)s
-    FROM made
+    FROM job WHERE %(tasks)s::json IS NULL
     RETURNING entry_id, channel, message, created_at
 )
-SELECT made.*, sent.entry_id, sent.channel, sent.message, sent.created_at AS entry_created_at FROM made, sent
+SELECT job.*, e.entry_id, e.channel, e.message, e.created_at AS entry_created_at
+FROM job LEFT JOIN (SELECT * FROM entries UNION ALL SELECT * FROM unplanned) e ON true
 
 -- name: latest_run
 SELECT * FROM app.jobs WHERE fingerprint = %(fingerprint)s ORDER BY run DESC LIMIT 1
@@ -46,19 +51,26 @@ WITH job AS (
                AND EXISTS (SELECT 1 FROM app.stages s
                            WHERE s.job_id = j.job_id AND s.stage = %(stage)s - 1 AND s.remaining = 0)))
     RETURNING job_id, job_type, traceparent
-), planned AS (
+),
+-- include: planned
+SELECT e.* FROM job LEFT JOIN entries e ON true
+
+-- name: planned
+-- A stage and its tasks, for the row of "job" if there is one; nothing when the tasks are null.
+planned AS (
     INSERT INTO app.stages (job_id, stage, name, task_type, runs_on, total, remaining, finished_at)
-    SELECT job_id, %(stage)s, %(name)s, %(task_type)s, %(runs_on)s, %(total)s, %(total)s,
-           CASE WHEN %(total)s = 0 THEN now() END
-    FROM job
+    SELECT job_id, %(stage)s::int, %(name)s::text, %(task_type)s::text, %(runs_on)s::text, %(total)s::int, %(total)s::int,
+           CASE WHEN %(total)s::int = 0 THEN now() END
+    FROM job WHERE %(tasks)s::json IS NOT NULL
 ), made AS (
     INSERT INTO app.tasks (task_id, job_id, job_type, task_type, stage, task_index, runs_on, parameters, max_attempts,
                            timeout_seconds, callback_url, traceparent, next_hint_at)
-    SELECT t.task_id, job.job_id, job.job_type, %(task_type)s, %(stage)s, t.task_index, %(runs_on)s, t.parameters,
+    SELECT left(encode(sha256(convert_to(job.job_id || '|s' || %(stage)s::int || '|t' || t.task_index, 'UTF8')), 'hex'),
+                40),
+           job.job_id, job.job_type, %(task_type)s::text, %(stage)s::int, t.task_index, %(runs_on)s::text, t.parameters,
            t.max_attempts, t.timeout_seconds, t.callback_url, job.traceparent, now() + %(hint_interval)s
     FROM job, json_to_recordset(%(tasks)s::json)
-              AS t (task_id text, task_index int, parameters jsonb, max_attempts int, timeout_seconds float8,
-                    callback_url text)
+              AS t (task_index int, parameters jsonb, max_attempts int, timeout_seconds float8, callback_url text)
     RETURNING task_id, job_id, job_type, task_type, stage, task_index, runs_on, attempt, traceparent
 ), hints AS (
     INSERT INTO app.outbox (channel, message, job_id, task_id, available_at)
@@ -68,14 +80,13 @@ WITH job AS (
     RETURNING entry_id, channel, message, created_at
 ), nothing_to_do AS (
     INSERT INTO app.outbox (channel, message, job_id, available_at)
-    SELECT 'jobs', app.stage_message(job_id, job_type, %(stage)s, %(worker_id)s, traceparent), job_id,
+    SELECT 'jobs', app.stage_message(job_id, job_type, %(stage)s::int, %(worker_id)s, traceparent), job_id,
            now() + %(hold_jobs)s
-    FROM job WHERE %(total)s = 0
+    FROM job WHERE %(total)s::int = 0
     RETURNING entry_id, channel, message, created_at
 ), entries AS (
     SELECT * FROM hints WHERE %(want_entries)s UNION ALL SELECT * FROM nothing_to_do
 )
-SELECT e.* FROM job LEFT JOIN entries e ON true
 
 -- name: stage_results
 SELECT task_id, task_index, status, result_data, error_details FROM app.tasks
