@@ -18,9 +18,9 @@ from app.cli_options import as_json, data_dir, find_job, settings_from
 from app.cli_rehearse import rehearse_command
 from app.cli_replay import replay
 from app.cli_show import jobs_table, print_job, print_json, watch
-from app.composition import Role
 from app.process_report import version
 from app.recording import record_command
+from app.role import Role
 from app.session import open_session
 from app.settings import LogFormat, OrchestrationMode
 from app.views import job_status_view, job_view

@@ -12,11 +12,11 @@ from rich.table import Table
 
 from app.cli_options import as_json, settings_from
 from app.cli_show import print_json
-from app.composition import dead_letter_queues
 from app.dead_letters import DeadLetters
 from app.recording import record_command
 from app.session import open_session
 from app.settings import Settings
+from app.transport import dead_letter_queues
 from core.errors import ConfigurationError, Fault, InvalidInput
 from infrastructure.postgres.database import Database
 from infrastructure.postgres.hints import PostgresHints

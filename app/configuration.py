@@ -10,9 +10,11 @@ from typing import Any, get_args
 from pydantic import SecretStr
 
 from app.api.application import authenticators_for
-from app.composition import Role, database_conninfo, transport_for
+from app.composition import database_conninfo
+from app.role import Role
 from app.settings import OrchestrationMode, Settings
 from app.settings_catalogue import PLATFORM_VARIABLES, Process, entries
+from app.transport import transport_for
 from core.errors import ConfigurationError, Fault
 
 HIDDEN = "********"

@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from app.composition import Role, transport_for
+from app.role import Role
 from app.session import open_session
 from app.settings import OrchestrationMode, Settings
 from app.storage import storage_spec
+from app.transport import transport_for
 from core.errors import GeoworkerError
 from infrastructure.postgres.migrations import pending
 from infrastructure.storage.handler_storage import HandlerStorage

@@ -18,10 +18,12 @@ import azure.functions as func
 
 from app.api.application import create_app
 from app.api.auth import Caller
-from app.composition import Application, Role, compose, service_bus_connection
+from app.composition import Application, compose
 from app.logs import configure_logging
 from app.migrating import migrate_when_reachable
+from app.role import Role
 from app.settings import OrchestrationMode, Settings
+from app.transport import service_bus_connection
 from core.errors import GeoworkerError, MalformedMessage
 from core.messages import Message, decode
 from core.outcome import Outcome

@@ -12,9 +12,10 @@ from rich.console import Console
 
 from app.api.application import create_app
 from app.cli_show import print_job, watch
-from app.composition import Role, compose
+from app.composition import compose
 from app.logs import configure_logging
 from app.migrating import migrate_when_reachable
+from app.role import Role
 from app.server import bind, run_server
 from app.session import database_address
 from app.settings import Settings

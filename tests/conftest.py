@@ -12,7 +12,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from app.composition import Application, Role, compose
+from app.composition import Application, compose
+from app.role import Role
 from app.settings import Settings
 from infrastructure.connection_pool import ConnectionPoolManager, PoolSettings
 from infrastructure.postgres.database import Database

@@ -18,10 +18,11 @@ from app.api.auth import ANONYMOUS, ApiKeys, AuthenticationMiddleware, Authentic
 from app.api.openapi import openapi_document
 from app.api.problems import on_any_error, on_geoworker_error, on_http_error, problem
 from app.api.requests import BodyTooLarge, NotJson
-from app.composition import Application, Role
+from app.composition import Application
 from app.dashboard.routes import routes as dashboard_routes
 from app.dashboard.session import SessionCookies, Sessions
 from app.health import dead_because, health, not_ready_because
+from app.role import Role
 from app.settings import Settings
 from core.errors import ConfigurationError, Fault, GeoworkerError
 from infrastructure.telemetry.asgi import TracingMiddleware

@@ -8,8 +8,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from app.api.tasks import StartTask
-from app.composition import Application, Role
+from app.composition import Application
 from app.process_report import version
+from app.role import Role
 from core.states import JobStatus, TaskStatus
 
 _JSON = "application/json"

@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 
 from app.api.problems import problem_for
 from app.api.requests import BodyTooLarge
-from app.composition import Application, Role
+from app.composition import Application
 from app.dashboard.asked import Asked
 from app.dashboard.csrf import FIELD, CrossSiteRequest, CsrfGuard, check_loopback_host
 from app.dashboard.letters import Letters
@@ -22,6 +22,7 @@ from app.dashboard.session import Sessions
 from app.dashboard.templating import environment
 from app.process_report import version
 from app.recording import record
+from app.role import Role
 from core.errors import GeoworkerError
 from infrastructure.postgres.action_store import Action, Via
 from infrastructure.postgres.dashboard_store import DashboardStore

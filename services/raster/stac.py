@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -231,6 +232,11 @@ def rfc3339(moment: datetime) -> str:
 
 def software() -> dict[str, str]:
     """The versions of what made the item and its COG."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> Mapping[str, str]:
     import rasterio
 
     versions = {"GDAL": str(rasterio.__gdal_version__)}

@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from app.composition import Application, Role, compose
+from app.composition import Application, compose
+from app.role import Role
 from app.settings import OrchestrationMode, Settings
 from infrastructure.postgres.embedded import EmbeddedPostgres
 from infrastructure.postgres.migrations import migrate

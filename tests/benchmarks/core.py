@@ -24,7 +24,8 @@ from typing import Any
 
 import psycopg
 
-from app.composition import Application, Role, compose
+from app.composition import Application, compose
+from app.role import Role
 from app.settings import Settings
 from core.docker_context import DockerTaskContext
 from core.handlers import HandlerRegistry, HandlerSpec

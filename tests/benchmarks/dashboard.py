@@ -15,11 +15,12 @@ from typing import Any
 
 from playwright.sync_api import sync_playwright
 
-from app.composition import Role, compose
+from app.composition import compose
 from app.dashboard.job_page import job_view
 from app.dashboard.jobs_pages import list_view, overview_view
 from app.dashboard.site import Site
 from app.logs import configure_logging
+from app.role import Role
 from app.session import database_address
 from app.settings import Settings
 from infrastructure.postgres.migrations import migrate

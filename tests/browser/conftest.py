@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from app.composition import Application, Role, compose
+from app.composition import Application, compose
+from app.role import Role
 from app.settings import Settings
 from tests.browser.serving import Served, serve
 

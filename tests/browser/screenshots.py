@@ -15,8 +15,9 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from app.composition import Application, Role, compose
+from app.composition import Application, compose
 from app.logs import configure_logging
+from app.role import Role
 from app.session import database_address
 from app.settings import Settings
 from core.records import TaskQuery

@@ -19,7 +19,8 @@ from typing import Any, ClassVar
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from app import composition
-from app.composition import Application, Role, compose
+from app.composition import Application, compose
+from app.role import Role
 from app.settings import Settings
 from core.docker_context import DockerTaskContext
 from core.handlers import HandlerRegistry, HandlerSpec
@@ -120,7 +121,7 @@ GAPS: Mapping[str, Callable[[Application], None]] = {
         app.relay._routes[Channel.FUNCTIONS], "dispatch", _always
     ),
     "after a claim": lambda app: after(app.store, "claim_task", lambda answer: isinstance(answer, Claim)),
-    "after the side effect, before the completion": lambda app: after(app.machine._executor, "execute", _always),
+    "after the side effect, before the completion": lambda app: after(app.machine._tasks.executor, "execute", _always),
     "after a completion": lambda app: after(app.store, "complete_task", _always),
     "after the last completion, before the stage's message": lambda app: after(
         app.store, "complete_task", lambda commit: isinstance(commit, Commit) and commit.last_in_stage

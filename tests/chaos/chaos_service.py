@@ -19,6 +19,7 @@ from app import child, composition
 from app.api.application import create_app
 from app.lifecycle import CLOSING_SECONDS, RECORDING_SECONDS
 from app.logs import configure_logging
+from app.role import Role
 from app.server import bind, run_server
 from app.settings import Settings
 
@@ -49,7 +50,7 @@ def main(url: str, root: str, role: str = "embedded", *given: str) -> None:
     child.arguments = arguments
     settings = Settings.from_env(FAST | {"DATA_DIR": root} | dict(pair.split("=", 1) for pair in given))
     configure_logging(settings)
-    application = composition.compose(settings, composition.Role[role.upper()], database_url=url)
+    application = composition.compose(settings, Role[role.upper()], database_url=url)
     listener = bind("127.0.0.1", settings.port)
     run_server(create_app(application), application, listener, ready=lambda address: print(address, flush=True))
 

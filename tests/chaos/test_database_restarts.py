@@ -14,8 +14,9 @@ import pytest
 from chaos_harness import Running, wait_until
 from chaos_postgres import FragilePostgres
 
-from app.composition import Application, Role, compose
+from app.composition import Application, compose
 from app.health import health, not_ready_because
+from app.role import Role
 from app.settings import Settings
 from core.errors import StoreUnavailable
 from core.messages import TaskMessage

@@ -15,8 +15,9 @@ import pytest
 
 from app.api.application import create_app
 from app.cli import cli
-from app.composition import Application, Role, compose
+from app.composition import Application, compose
 from app.health import health
+from app.role import Role
 from app.settings import OrchestrationMode, Settings
 from app.settings_catalogue import PLATFORM_VARIABLES
 

@@ -14,7 +14,8 @@ from schemathesis import Case
 from starlette.testclient import TestClient
 
 from app.api.application import create_app
-from app.composition import Application, Role, compose
+from app.composition import Application, compose
+from app.role import Role
 from app.settings import OrchestrationMode, Settings
 
 

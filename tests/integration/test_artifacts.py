@@ -12,7 +12,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from app.api.application import create_app
-from app.composition import Application, Role, compose
+from app.composition import Application, compose
+from app.role import Role
 from app.settings import Settings
 from services.raster import sample_raster
 

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from starlette.testclient import TestClient
 
 from app.api.application import create_app
-from app.composition import Role, compose
+from app.composition import compose
+from app.role import Role
 from app.settings import OrchestrationMode, Settings
 from core.errors import ConfigurationError
 from tests.geoworker_process import MAIN, ROOT

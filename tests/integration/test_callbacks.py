@@ -16,7 +16,8 @@ from starlette.testclient import TestClient
 
 from app.api.application import create_app
 from app.cli import cli
-from app.composition import Application, Role, compose
+from app.composition import Application, compose
+from app.role import Role
 from app.settings import OrchestrationMode, Settings
 from core.messages import Channel
 from core.states import TaskStatus

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from app.cli import main
-from app.composition import Application, Role, compose
+from app.composition import Application, compose
+from app.role import Role
 from app.settings import Settings
 
 RASTER = Path(__file__).parents[1] / "data" / "rasters" / "rasterio__RGBA.uint16.tif"

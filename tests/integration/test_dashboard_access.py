@@ -12,9 +12,10 @@ from pydantic import SecretStr
 from starlette.testclient import TestClient
 
 from app.api.application import create_app
-from app.composition import Application, Role, compose
+from app.composition import Application, compose
 from app.dashboard.session import COOKIE, LIFETIME_SECONDS, Session, Sessions
 from app.dashboard.sign_in import own_path
+from app.role import Role
 from app.settings import OrchestrationMode, Settings
 from core.states import JobStatus
 from infrastructure.postgres.worker_store import WorkerRecord

@@ -12,8 +12,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from app.api.application import create_app
-from app.composition import Application, Role, compose
+from app.composition import Application, compose
 from app.dead_letters import DeadLetters
+from app.role import Role
 from app.settings import Settings
 from core.messages import Channel, JobMessage
 from infrastructure.postgres.hints import PostgresHints

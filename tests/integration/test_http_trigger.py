@@ -15,7 +15,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from app.api.application import create_app
-from app.composition import Application, Role, compose
+from app.composition import Application, compose
+from app.role import Role
 from app.settings import OrchestrationMode, Settings
 from core.states import TERMINAL_JOB_STATUSES
 from tests.http_support import Receiver, receivers

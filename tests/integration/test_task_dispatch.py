@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from app.composition import Application, Role, compose
+from app.composition import Application, compose
+from app.role import Role
 from app.settings import OrchestrationMode, Settings
 from core.messages import JobMessage, TaskMessage
 from core.records import TaskQuery

@@ -14,7 +14,8 @@ from starlette.testclient import TestClient
 
 from app import trial
 from app.api.application import create_app
-from app.composition import Role, compose
+from app.composition import compose
+from app.role import Role
 from app.settings import Settings
 from app.trial import try_handler
 from infrastructure.storage.handler_storage import StorageSpec

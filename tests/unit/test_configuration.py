@@ -123,7 +123,8 @@ def test_triggers_that_listen_on_another_namespace_than_we_send_to_are_a_fault()
 
 def test_what_the_check_demands_is_what_start_up_demands() -> None:
     """Without any one required setting the process refuses to start, and with all of them the check is content."""
-    from app.composition import Role, compose
+    from app.composition import compose
+    from app.role import Role
     from core.errors import ConfigurationError
 
     for mode in (OrchestrationMode.SERVICE_BUS, OrchestrationMode.HTTP_TRIGGER):

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from app.composition import Role, compose
+from app.composition import compose
+from app.role import Role
 from app.settings import OrchestrationMode, Settings
 from infrastructure.postgres.database import Database
 from testing.emulator import ServiceBusEmulator

@@ -11,7 +11,8 @@ from azure.servicebus import ServiceBusMessage
 from starlette.testclient import TestClient
 
 from app.api.application import create_app
-from app.composition import Role, compose
+from app.composition import compose
+from app.role import Role
 from app.settings import OrchestrationMode, Settings
 from core.errors import TransportUnavailable
 from core.messages import encode
