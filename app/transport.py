@@ -1,4 +1,4 @@
-"""Settings to transports: the only reader of the mode."""
+"""Settings to transports: what each mode sends and receives, and by which queues."""
 
 from __future__ import annotations
 
@@ -35,7 +35,11 @@ class Transport:
 
 
 def transport_for(settings: Settings, role: Role, inbox: HttpInbox | None = None) -> Transport:
-    """The transports of the mode that the settings name: the only place where the mode is read."""
+    """The transports of the mode that the settings name.
+
+    Raises:
+        ConfigurationError: when the mode does not fit the role, or a setting that it needs is missing.
+    """
     match settings.docker_orchestration_mode:
         case OrchestrationMode.IN_MEMORY:
             return _in_memory(role)
