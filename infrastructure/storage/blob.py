@@ -248,6 +248,11 @@ class _Upload:
         md5 = hashlib.md5(usedforsecurity=False)
         waiting: deque[Future[None]] = deque()
         ids: list[str] = []
+
+        def report() -> None:
+            if self._watch is not None:
+                self._watch(min(self._size, (len(ids) - len(waiting)) * self._block), self._size)
+
         with self._file.open("rb") as file, ThreadPoolExecutor(_LANES, "geoworker-upload") as lanes:
             try:
                 while data := file.read(self._block):
@@ -258,10 +263,10 @@ class _Upload:
                         waiting.append(lanes.submit(self._stage, identity, data))
                     while len(waiting) >= _LANES:
                         waiting.popleft().result()
-                    if self._watch is not None:
-                        self._watch(min(self._size, len(ids) * self._block), self._size)
+                    report()
                 while waiting:
                     waiting.popleft().result()
+                    report()
             except BaseException:
                 lanes.shutdown(wait=True, cancel_futures=True)
                 raise
