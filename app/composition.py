@@ -202,7 +202,6 @@ def compose(settings: Settings, role: Role, *, database_url: str | None = None) 
             storage.close,
             tracer.close,
             *(route.close for route in routes.values()),
-            *transport.close,
             pool.close,
         ],
         grace=settings.shutdown_grace_seconds,

@@ -31,7 +31,6 @@ class Transport:
     routes: Mapping[Channel, TaskDispatcher]
     sources: Mapping[Channel, Callable[[], TaskSource]]
     slow: Mapping[Channel, timedelta] = field(default_factory=dict)
-    close: Sequence[Callable[[], None]] = ()
 
 
 def transport_for(settings: Settings, role: Role, inbox: HttpInbox | None = None) -> Transport:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
+from typing import Any, Literal
+
+from core.errors import ErrorInfo
 
 
 class StopReason(StrEnum):
@@ -16,6 +19,29 @@ class StopReason(StrEnum):
     TIMEOUT = "timeout"  # past the task's deadline
     STALLED = "stalled"  # no progress for too long
     LEASE_LOST = "lease_lost"  # another attempt owns the task
+
+
+_ERROR_TYPES = {
+    StopReason.MEMORY: "MemoryLimitApproached",
+    StopReason.TIMEOUT: "TaskTimeout",
+    StopReason.STALLED: "TaskStalled",
+}
+
+
+def stop_error(
+    reason: Literal[StopReason.MEMORY, StopReason.TIMEOUT, StopReason.STALLED],
+    message: str,
+    details: Mapping[str, Any] | None = None,
+) -> ErrorInfo:
+    """The failure of an attempt that was stopped for what it used or did not do; it is tried again."""
+    return ErrorInfo(
+        type=_ERROR_TYPES[reason],
+        message=message,
+        retryable=True,
+        code=reason.upper(),
+        cause=str(reason),
+        details=dict(details or {}),
+    )
 
 
 class StopToken:

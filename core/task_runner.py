@@ -19,7 +19,7 @@ from core.outcome import Deferred, Failed, Finished, Interrupted, Outcome, Rejec
 from core.ports import Execution, MessagePublisher, Raised, Returned, StateStore, Stopped, TaskExecutor
 from core.records import Claim, NotClaimed
 from core.retry import Backoff
-from core.stopping import StopReason, StopToken
+from core.stopping import StopReason, StopToken, stop_error
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -49,14 +49,7 @@ class TaskRunner:
         self._heartbeats_lock = threading.Lock()
 
     def run(self, message: TaskMessage, *, stop: StopToken, renew: Renew | None = None) -> Outcome:
-        """Claim a task, run its handler, and commit how it ended.
-
-        Args:
-            message: the hint; the row in the store says what to do.
-            stop: asks this task to stop (the worker drains). The machine asks it too when the job is cancelled or the
-                lease is lost.
-            renew: extends the delivery's lock for as long as the task runs.
-        """
+        """See :meth:`core.machine.CoreMachine.run_task`."""
         if message.task_type not in self._handlers:
             return Rejected(
                 reason="UnknownTaskType",
@@ -141,14 +134,7 @@ class TaskRunner:
                 _tell(logging.INFO, "cancelled", claim)
                 return Interrupted(reason=reason)
             case StopReason.MEMORY | StopReason.TIMEOUT | StopReason.STALLED:
-                error = ErrorInfo(
-                    type=_STOP_ERRORS[reason],
-                    message=f"{_STOP_TEXTS[reason]}; {detail}",
-                    retryable=True,
-                    code=reason.upper(),
-                    cause=str(reason),
-                )
-                return self._record_failure(claim, error, None)
+                return self._record_failure(claim, stop_error(reason, f"{_STOP_TEXTS[reason]}; {detail}"), None)
             case StopReason.LEASE_LOST:
                 raise ClaimLost(claim.task_id, claim.attempt)
             case StopReason.DRAIN:
@@ -205,11 +191,6 @@ class TaskRunner:
         self.executor.close()
 
 
-_STOP_ERRORS = {
-    StopReason.MEMORY: "MemoryLimitApproached",
-    StopReason.TIMEOUT: "TaskTimeout",
-    StopReason.STALLED: "TaskStalled",
-}
 _STOP_TEXTS = {
     StopReason.MEMORY: "stopped above the soft memory mark, before the kernel would have killed it",
     StopReason.TIMEOUT: "stopped at its time limit",

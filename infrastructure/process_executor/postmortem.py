@@ -10,7 +10,7 @@ from typing import Any, assert_never
 from core.errors import ClaimLost, ErrorInfo
 from core.ports import Execution, Raised, Stopped
 from core.records import Claim
-from core.stopping import StopReason
+from core.stopping import StopReason, stop_error
 from infrastructure.process_executor.child import Exit
 from infrastructure.process_executor.runner import EXIT_CHANNEL
 
@@ -72,25 +72,11 @@ def ended_by_us(claim: Claim, reason: StopReason, end: Exit, *, grace: float, li
         case StopReason.LEASE_LOST:
             raise ClaimLost(claim.task_id, claim.attempt)
         case StopReason.TIMEOUT | StopReason.MEMORY | StopReason.STALLED:
-            return Raised(
-                error=ErrorInfo(
-                    type=_TYPES[reason],
-                    message=f"{_WHY[reason]}; {detail} ({_peak(end)})",
-                    retryable=True,
-                    code=reason.upper(),
-                    cause=str(reason),
-                    details=_facts(end, lines),
-                )
-            )
+            return Raised(error=stop_error(reason, f"{_WHY[reason]}; {detail} ({_peak(end)})", _facts(end, lines)))
         case _:
             assert_never(reason)
 
 
-_TYPES = {
-    StopReason.TIMEOUT: "TaskTimeout",
-    StopReason.MEMORY: "MemoryLimitApproached",
-    StopReason.STALLED: "TaskStalled",
-}
 _WHY = {
     StopReason.TIMEOUT: "past its time limit",
     StopReason.MEMORY: "above the soft memory mark",

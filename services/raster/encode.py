@@ -17,7 +17,7 @@ from services.raster.parameters import Resampling, Verification
 from services.raster.pixels import Pixels
 from services.raster.statistics import BandStatistics
 from services.raster.tiff_write import Blocks, Directory, Level, read_directories
-from services.raster.tile_grid import Box
+from services.raster.tile_grid import Box, Place, TileGrid
 
 if TYPE_CHECKING:
     from rasterio.enums import Resampling as Kernel
@@ -230,12 +230,10 @@ def _checked(height: int, width: int, block: int, verification: Verification) ->
         case Verification.EVERY_BLOCK:
             return [Box(top, 0, min(_ROWS, height - top), width) for top in range(0, height, _ROWS)]
         case Verification.SAMPLE:
-            rows, columns = -(-height // block), -(-width // block)
-            places = {(step % rows, step % columns) for step in range(max(rows, columns))} | {(rows - 1, columns - 1)}
-            return [
-                Box(top, left, min(block, height - top), min(block, width - left))
-                for top, left in ((row * block, column * block) for row, column in sorted(places))
-            ]
+            grid = TileGrid(width, height, block)
+            rows, columns = grid.rows, grid.columns
+            diagonals = {Place(step % rows, step % columns) for step in range(max(rows, columns))}
+            return [grid.box(place) for place in sorted(diagonals | {Place(rows - 1, columns - 1)})]
         case _:
             assert_never(verification)
 
