@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -137,6 +138,12 @@ EXPLORE = hypothesis_settings(
 )
 
 
+@pytest.fixture
+def pool_with_its_own_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hypothesis refuses draws during which the global generator moves; the pool's threads take jitter from it."""
+    monkeypatch.setattr("psycopg_pool.base.random", random.Random(0).random)
+
+
 def explore(application: Application, excluded: str) -> None:
     asgi = create_app(application, manage_lifecycle=False)
     schema = schemathesis.openapi.from_asgi("/openapi.json", asgi).exclude(path_regex=excluded)
@@ -159,12 +166,14 @@ def explore(application: Application, excluded: str) -> None:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.usefixtures("pool_with_its_own_chance")
 def test_the_openapi_document_of_the_orchestrator_is_true(application: Application, client: TestClient) -> None:
     # Submissions of real work are left to their own tests: they would run it.
     explore(application, excluded="/api/jobs/submit/(?!hello_world$)")
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.usefixtures("pool_with_its_own_chance")
 def test_the_openapi_document_of_the_worker_is_true(database_url: str, settings: Settings) -> None:
     configured = settings.model_copy(update={"docker_orchestration_mode": OrchestrationMode.HTTP_TRIGGER})
     worker = compose(configured, Role.WORKER, database_url=database_url)
