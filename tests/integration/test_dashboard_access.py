@@ -210,7 +210,12 @@ def test_processes_report_and_say_when_they_stop(settings: Settings, database_ur
             return next(worker for worker in first.worker_store.list_workers() if worker.worker_id == name)
 
         assert reported("second").state == "stopped"
-        wait_until(lambda: reported("test-worker").state == "running")  # the first report was made while it started
+
+        def all_running() -> bool:  # the first report was made while it started
+            found = reported("test-worker")
+            return found.state == "running" and bool(found.facts["loops"]["queue_worker"]["running"])
+
+        wait_until(all_running)
         running = reported("test-worker")
         assert running.facts["loops"]["queue_worker"]["running"]
         assert running.facts["memory"]["resident_bytes"] > 1_000_000
