@@ -119,8 +119,8 @@ class BackgroundQueueWorker:
             thread = threading.Thread(
                 target=self._run, args=(source, status), name=f"{self.name}-{number}", daemon=True
             )
-            self._threads.append(thread)
             thread.start()
+            self._threads.append(thread)
 
     def _run(self, source: TaskSource, status: LoopStatus) -> None:
         try:

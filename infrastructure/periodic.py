@@ -30,8 +30,9 @@ class Periodic:
 
     def start(self) -> None:
         """Begin, in a thread."""
-        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        thread.start()
+        self._thread = thread
 
     def stop(self, timeout: float = 1.0) -> bool:
         """Ask for the end and wait up to ``timeout`` seconds; a pass that hangs is left to itself. Idempotent.

@@ -98,8 +98,9 @@ class Relay:
 
     def start(self) -> None:
         """Sweep the outbox in a thread until :meth:`stop`."""
-        self._thread = threading.Thread(target=self._run, name=self._options.name, daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name=self._options.name, daemon=True)
+        thread.start()
+        self._thread = thread
 
     def wake(self) -> None:
         """Have the thread look into the outbox soon."""

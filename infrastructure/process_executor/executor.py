@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -62,9 +61,11 @@ class ProcessExecutor:
         self._memory = memory or MemoryWatch()
         self._disk = disk
         self._lock = threading.Lock()
+        self._settled = threading.Condition(self._lock)  # notified when a task is over and when a child has ended
+        self._executing = 0
         self._idle: list[ChildProcess] = []
         self._busy: dict[ChildProcess, Claim] = {}
-        self._retiring: set[threading.Thread] = set()
+        self._retiring: set[ChildProcess] = set()
         self._counts: Counter[str] = Counter()
         self._stops: Counter[StopReason] = Counter()
         self._closed = False
@@ -92,6 +93,16 @@ class ProcessExecutor:
             logger.error("%s", problem, extra={"action": "disk.full", "task_id": claim.task_id})
             error = ErrorInfo(type="InsufficientDiskSpace", message=problem, retryable=True, code="DISK_FULL")
             return Raised(error=error, retry_after=_DISK_RETRY)
+        with self._lock:
+            self._executing += 1
+        try:
+            return self._execute_in_a_child(claim, stop, deadline)
+        finally:
+            with self._lock:
+                self._executing -= 1
+                self._settled.notify_all()
+
+    def _execute_in_a_child(self, claim: Claim, stop: StopToken, deadline: datetime | None) -> Execution:
         refused: ErrorInfo | None = None
         for pause in _START_PAUSES:
             if self._closed or stop.wait(pause):
@@ -229,12 +240,12 @@ class ProcessExecutor:
         def end() -> None:
             child.end(_RETIRE_SECONDS)
             with self._lock:
-                self._retiring.discard(thread)
+                self._retiring.discard(child)
+                self._settled.notify_all()
 
-        thread = threading.Thread(target=end, name="geoworker-child-end", daemon=True)
         with self._lock:
-            self._retiring.add(thread)
-        thread.start()
+            self._retiring.add(child)
+        threading.Thread(target=end, name="geoworker-child-end", daemon=True).start()
 
     def _should_shrink(self, child: ChildProcess) -> bool:
         """Whether memory is short and this child is the largest of those at work."""
@@ -282,13 +293,5 @@ class ProcessExecutor:
         for child in idle:
             child.retire()
             self._end_in_background(child)
-        give_up_at = time.monotonic() + 2 * _RETIRE_SECONDS
-        while time.monotonic() < give_up_at:
-            with self._lock:
-                threads, busy = list(self._retiring), list(self._busy)
-            if not threads and not busy:
-                return
-            for thread in threads:
-                thread.join(max(0.0, give_up_at - time.monotonic()))
-            if busy:
-                time.sleep(0.01)
+        with self._lock:
+            self._settled.wait_for(lambda: not self._executing and not self._retiring, 2 * _RETIRE_SECONDS)

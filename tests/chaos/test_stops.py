@@ -324,6 +324,27 @@ def test_closing_ends_running_tasks_and_all_children(make_executor: Make, tmp_pa
     executor.close()
 
 
+def test_closing_waits_for_children_whose_end_has_hardly_begun(
+    make_executor: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = make_executor()
+    started = tmp_path / "started"
+    running = Harness(executor).start("hang", {"started": str(started)}, StopToken())
+    pid = read_pid(started)
+    children = [child["pid"] for child in executor.status()["children"]]
+    start = threading.Thread.start
+
+    def start_late(thread: threading.Thread) -> None:
+        if thread.name == "geoworker-child-end" and threading.current_thread() is not threading.main_thread():
+            time.sleep(0.5)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_late)
+    executor.close()
+    assert not any(is_alive(child) for child in [pid, *children] if child is not None)
+    assert isinstance(running.result(5.0), Stopped)
+
+
 _WORKER = """
 import sys, threading
 sys.path[:0] = [{root!r}, {here!r}]
