@@ -205,7 +205,10 @@ def encoded(
 
 
 def _compress(name: str, pixels: Pixels, layout: Layout, creation: Mapping[str, Any]) -> None:
-    """Write pixels a row of blocks at a time, so that each block is compressed once and never waits in a cache."""
+    """Write pixels a row of blocks at a time, so that each block is compressed once and never waits in a cache.
+
+    The mask goes first: making its directory frees what GDAL's threads read of blocks that they compress.
+    """
     import numpy as np
     import rasterio
     from rasterio.windows import Window
@@ -217,9 +220,9 @@ def _compress(name: str, pixels: Pixels, layout: Layout, creation: Mapping[str, 
         for top in range(0, height, rows):
             here = slice(top, min(height, top + rows))
             window = Window(0, top, width, here.stop - top)
-            file.write(pixels.values[:, here], window=window)
             if pixels.mask is not None:
                 file.write_mask(pixels.mask[here].astype(np.uint8) * 255, window=window)
+            file.write(pixels.values[:, here], window=window)
 
 
 def _checked(height: int, width: int, block: int, verification: Verification) -> list[Box]:

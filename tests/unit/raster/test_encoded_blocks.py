@@ -41,6 +41,11 @@ def encode_with_damage(
                     file.write(file.read(window=window) ^ 1, window=window)
 
     monkeypatch.setattr(encode, "_compress", damaging)
+    encode_noise(verification=verification, mask=mask)
+
+
+def encode_noise(*, verification: Verification, mask: bool, threads: int = 1) -> None:
+    """Encode two bands of noise and let go of them."""
     values = np.random.default_rng(5).integers(0, 255, (2, HEIGHT, WIDTH), dtype=np.uint8)
     pixels = Pixels(values, np.ones((HEIGHT, WIDTH), dtype=bool) if mask else None)
     layout = Layout(
@@ -52,7 +57,7 @@ def encode_with_damage(
         resampling=Resampling.NEAREST, overview_resampling=Resampling.NEAREST, blocksize=BLOCK,
         verification=verification,
     )  # fmt: skip
-    with gdal_environment(), encoded(iter([pixels]), layout, options, blocks=[BLOCK], threads=1) as made:
+    with gdal_environment(), encoded(iter([pixels]), layout, options, blocks=[BLOCK], threads=threads) as made:
         assert made.levels[0].width == WIDTH
 
 
@@ -97,3 +102,9 @@ def test_a_sample_meets_every_row_and_column_of_blocks_the_first_block_and_the_l
 
 def test_a_sample_is_not_every_block(monkeypatch: pytest.MonkeyPatch) -> None:
     encode_with_damage(monkeypatch, [pixel_of(0, 1)], verification=Verification.SAMPLE)
+
+
+def test_a_mask_does_not_disturb_what_threads_compress(capfd: pytest.CaptureFixture[str]) -> None:
+    for _ in range(150):
+        encode_noise(verification=Verification.SAMPLE, mask=True, threads=2)
+    assert "ERROR" not in capfd.readouterr().err
