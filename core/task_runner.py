@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar, assert_never
@@ -45,8 +45,7 @@ class TaskRunner:
         self._options = options
         self._rng = rng
         self.heartbeat_counts = HeartbeatCounts()
-        self._heartbeats: list[Heartbeat] = []
-        self._heartbeats_lock = threading.Lock()
+        self._heartbeats: deque[Heartbeat] = deque()  # those that look after nothing now
 
     def run(self, message: TaskMessage, *, stop: StopToken, renew: Renew | None = None) -> Outcome:
         """See :meth:`core.machine.CoreMachine.run_task`."""
@@ -84,8 +83,7 @@ class TaskRunner:
             return Deferred(delay=self._options.store_retry, reason=f"the end could not be recorded: {error}")
         finally:
             heartbeat.finish()
-            with self._heartbeats_lock:
-                self._heartbeats.append(heartbeat)
+            self._heartbeats.append(heartbeat)
 
     def _deadline(self, claim: Claim) -> datetime | None:
         seconds = claim.task.timeout_seconds
@@ -177,17 +175,15 @@ class TaskRunner:
         return Failed(error=error)
 
     def _take_heartbeat(self) -> Heartbeat:
-        with self._heartbeats_lock:
-            if self._heartbeats:
-                return self._heartbeats.pop()
-        return Heartbeat(self._store, self._options.heartbeat, self.heartbeat_counts)
+        try:
+            return self._heartbeats.pop()
+        except IndexError:
+            return Heartbeat(self._store, self._options.heartbeat, self.heartbeat_counts)
 
     def close(self) -> None:
         """End the heartbeat threads and the executor. Idempotent."""
-        with self._heartbeats_lock:
-            heartbeats, self._heartbeats = self._heartbeats, []
-        for heartbeat in heartbeats:
-            heartbeat.close()
+        while self._heartbeats:
+            self._heartbeats.pop().close()
         self.executor.close()
 
 

@@ -31,8 +31,12 @@ class WatchingThread(Generic[T]):
 
     def start(self, subject: T) -> None:
         """Watch ``subject`` from now on; the first look comes within ``poll``."""
+        self._subject = subject
+        if self._thread is None:
+            self._begin()
+
+    def _begin(self) -> None:
         with self._changed:
-            self._subject = subject
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
@@ -62,11 +66,18 @@ class WatchingThread(Generic[T]):
                 self._changed.wait(pause)
                 subject = self._subject
                 idle = idle + 1 if subject is None else 0
-                if idle > _PARKED_LOOKS:
-                    self._thread = None
+                if idle > _PARKED_LOOKS and self._park():
                     return
             pause = self._poll
             if subject is not None:
                 wanted = self._look(subject)
                 if wanted is not None and self._subject is subject:
                     pause = max(0.01, wanted.total_seconds())
+
+    def _park(self) -> bool:
+        """Whether the thread may end: not when a subject came before it was seen that there is no thread."""
+        thread, self._thread = self._thread, None
+        if self._subject is None:
+            return True
+        self._thread = thread
+        return False

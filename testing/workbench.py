@@ -48,7 +48,7 @@ class JobRun:
     job: JobRecord
     stages: list[StageRecord]
     tasks: list[TaskRecord]
-    attempts: Mapping[str, list[AttemptRecord]]
+    attempts: Mapping[str, Sequence[AttemptRecord]]
     outcomes: list[Outcome | WorkerCrashed]
     state: MockStateManager = field(repr=False)
     messages: MockServiceBusRepository = field(repr=False)
@@ -159,7 +159,7 @@ class Workbench:
             job=job,
             stages=list(self.state.list_stages(job_id)),
             tasks=tasks,
-            attempts={task.task_id: list(self.state.list_attempts(task.task_id)) for task in tasks},
+            attempts={task.task_id: self.state.list_attempts(task.task_id) for task in tasks},
             outcomes=self.outcomes,
             state=self.state,
             messages=self.messages,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
@@ -171,39 +172,7 @@ class TaskRow:
 
     def record(self) -> TaskRecord:
         """The row as the port returns it."""
-        checkpoint = self.checkpoint
-        return TaskRecord(
-            task_id=self.task_id,
-            job_id=self.job_id,
-            job_type=self.job_type,
-            task_type=self.task_type,
-            stage=self.stage,
-            task_index=self.task_index,
-            runs_on=self.runs_on,
-            status=self.status,
-            parameters=self.parameters,
-            attempt=self.attempt,
-            failures=self.failures,
-            interruptions=self.interruptions,
-            max_attempts=self.max_attempts,
-            timeout_seconds=self.timeout_seconds,
-            callback_url=self.callback_url,
-            result_data=self.result_data,
-            error_details=self.error_details,
-            progress=self.progress,
-            progress_at=self.progress_at,
-            lease_owner=self.lease_owner,
-            lease_expires_at=self.lease_expires_at,
-            execute_after=self.execute_after,
-            checkpoint_phase=checkpoint.phase if checkpoint is not None else None,
-            checkpoint_data=checkpoint.data if checkpoint is not None else None,
-            checkpoint_updated_at=self.checkpoint_updated_at,
-            traceparent=self.traceparent,
-            created_at=self.created_at,
-            updated_at=self.updated_at,
-            started_at=self.started_at,
-            finished_at=self.finished_at,
-        )
+        return TaskRecord._make(_task_fields(self))
 
     def result(self) -> TaskResult:
         """The ended task as the next stage sees it."""
@@ -261,5 +230,6 @@ class OutboxRow:
         )
 
 
+_task_fields = operator.attrgetter(*TaskRecord._fields)
 _JOB_FIELDS = tuple(one.name for one in fields(JobRecord))
 _STAGE_FIELDS = tuple(one.name for one in fields(StageRecord))

@@ -8,7 +8,7 @@ import itertools
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from core.errors import ClaimLost, ErrorInfo
 from core.messages import Channel, Message, StageComplete, TaskEnded
@@ -21,14 +21,6 @@ from testing.memory.rows import JobRow, OutboxRow, StageRow, TaskRow
 P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S", bound="Tables")
-
-
-class Operation(NamedTuple):
-    """One committed change, for the operation log."""
-
-    name: str
-    at: datetime
-    facts: Mapping[str, Any]
 
 
 def atomic(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
@@ -77,7 +69,7 @@ class Tables:
         self._open: dict[int, OutboxRow] = {}
         self._due: dict[Channel, list[tuple[datetime, int]]] = {channel: [] for channel in Channel}
         self._numbers = itertools.count(1)
-        self._log: list[Operation] = []
+        self._log: list[tuple[str, datetime, Mapping[str, Any]]] = []  # name, moment and facts of each change
 
     def advance(self, by: timedelta) -> None:
         """Move the store's time forward."""
@@ -195,4 +187,4 @@ class Tables:
         )
 
     def _note(self, name: str, now: datetime, **facts: Any) -> None:
-        self._log.append(Operation(name, now, facts))
+        self._log.append((name, now, facts))
