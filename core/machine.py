@@ -185,12 +185,12 @@ class CoreMachine:
     def handle(self, message: Message, *, stop: StopToken | None = None, renew: Renew | None = None) -> Outcome:
         """Handle any message to its outcome. Never raises for what a handler or the store does."""
         match message:
+            case TaskMessage():
+                return self.run_task(message, stop=stop or StopToken(), renew=renew)
             case JobMessage():
                 return self.process_job_message(message)
             case StageComplete():
                 return self.process_stage_complete(message)
-            case TaskMessage():
-                return self.run_task(message, stop=stop or StopToken(), renew=renew)
             case TaskEnded():
                 return Rejected(reason="NotForMachine", detail="a task_ended message is for callbacks")
             case _:

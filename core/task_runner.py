@@ -38,7 +38,7 @@ class TaskRunner:
         options: MachineOptions,
         rng: random.Random,
     ) -> None:
-        self._handlers = handlers
+        self._handlers = dict(handlers)
         self._store = store
         self.executor = executor
         self._publisher = publisher
@@ -87,8 +87,8 @@ class TaskRunner:
 
     def _deadline(self, claim: Claim) -> datetime | None:
         seconds = claim.task.timeout_seconds
-        if seconds is None and claim.task.task_type in self._handlers:
-            seconds = self._handlers[claim.task.task_type].timeout_seconds
+        if seconds is None and (spec := self._handlers.get(claim.task.task_type)) is not None:
+            seconds = spec.timeout_seconds
         limit = self._options.task_timeout if seconds is None else timedelta(seconds=seconds)
         return None if limit is None else datetime.now(UTC) + limit
 

@@ -19,7 +19,7 @@ from core.errors import (
 )
 from core.handlers import HandlerSpec
 from core.ports import Execution, Raised, Returned
-from infrastructure.json_text import loads
+from infrastructure.json_text import is_simple, loads
 from infrastructure.redaction import json_ready, redact
 
 _MAX_MESSAGE = 4_000
@@ -67,12 +67,13 @@ def checked_result(task_type: str, result: Any) -> Execution:
     try:
         if not isinstance(result.get("success"), bool) and not result.get("interrupted"):
             return _violation(task_type, "returned no boolean 'success'")
-        text = _encode(dict(result))
+        given = dict(result)
+        text = None if is_simple(given) else _encode(given)
     except Exception as error:  # noqa: BLE001 - the values' own code runs here
         return _violation(task_type, f"returned what JSON cannot hold: {_text(error)}")
-    if len(text) > MAX_RESULT_BYTES:
+    if text is not None and len(text) > MAX_RESULT_BYTES:
         return _violation(task_type, f"returned {len(text)} bytes of result; at most {MAX_RESULT_BYTES} are kept")
-    plain: dict[str, Any] = loads(text)
+    plain: dict[str, Any] = given if text is None else loads(text)
     if plain.get("interrupted") or plain["success"]:
         return Returned(result=plain)
     message = plain.get("error") or plain.get("message") or "the handler reported failure and gave no error"

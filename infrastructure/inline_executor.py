@@ -19,7 +19,7 @@ from infrastructure.checkpoint_manager import CheckpointManager
 from infrastructure.handler_call import call_handler, describe
 from infrastructure.progress_writer import ProgressWriter
 from infrastructure.task_repository import TaskRepository
-from infrastructure.telemetry.context import bound, claim_ids
+from infrastructure.telemetry.context import bound_to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +81,7 @@ def run_claimed(
         spec = parts.handlers[task.task_type]
     except UnknownTaskType as error:
         return Raised(error=describe(error))
-    with bound(**claim_ids(claim)), checkpoint:
+    with bound_to(claim), checkpoint:
         try:
             return call_handler(spec, task.parameters, context)
         finally:

@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 _compact = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+_SIMPLE_ITEMS = 100
+_SIMPLE_LENGTH = 1000
 _decode = json.JSONDecoder().raw_decode  # without a search for blanks around what we wrote
 
 
@@ -25,6 +27,29 @@ def dumps(value: Any) -> str:
 def loads(text: str) -> Any:
     """What :func:`dumps` made ``text`` from, as JSON gives it back."""
     return _decode(text)[0]
+
+
+def is_simple(value: object) -> bool:
+    """Whether ``value`` is sure to come back from JSON and jsonb as it is, so that a copy of it will do.
+
+    That is a small dict of short ASCII texts, integers of 64 bits, booleans and nulls.
+    """
+    if type(value) is not dict or len(value) > _SIMPLE_ITEMS:
+        return False
+    for key, item in value.items():
+        kind = type(item)
+        if not _is_short(key) or not (
+            kind is bool
+            or item is None
+            or (kind is str and _is_short(item))
+            or (kind is int and -(2**63) <= item < 2**63)
+        ):
+            return False
+    return True
+
+
+def _is_short(text: object) -> bool:
+    return type(text) is str and len(text) <= _SIMPLE_LENGTH and text.isascii() and "\x00" not in text
 
 
 def clean(text: str) -> str:

@@ -24,17 +24,18 @@ class ProgressWriter:
     cannot be saved because the store is away is dropped: it is a courtesy, and the work goes on.
     """
 
+    _waiting: Progress | None = None
+    _written: Progress | None = None
+    _timer: threading.Timer | None = None
+    _lost: ClaimLost | None = None
+    _closed = False
+
     def __init__(self, claim: Claim, store: CheckpointStore, *, interval: float = INTERVAL_SECONDS) -> None:
         self._claim = claim
         self._store = store
         self._interval = interval
         self._lock = threading.RLock()
-        self._waiting: Progress | None = None
-        self._written: Progress | None = None
         self._written_at = -interval
-        self._timer: threading.Timer | None = None
-        self._lost: ClaimLost | None = None
-        self._closed = False
         self._owner = os.getpid()
 
     def __call__(self, progress: Progress) -> None:
@@ -66,7 +67,7 @@ class ProgressWriter:
         with self._lock:
             self._closed = True
             self._cancel_timer()
-            if self._lost is None:
+            if self._waiting is not None and self._lost is None:
                 self._write_quietly()
 
     def _write(self) -> None:

@@ -39,10 +39,17 @@ class ManualClock(Clock):
 
     def __init__(self, start: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
         super().__init__()
-        self._start = start
+        self._now = start
+        self._seconds = 0.0
 
     def now(self) -> datetime:
-        return self._start + self._offset
+        return self._now
 
     def monotonic(self) -> float:
-        return self._offset.total_seconds()
+        return self._seconds
+
+    def advance(self, by: timedelta) -> None:
+        super().advance(by)
+        with self._lock:
+            self._now += by
+            self._seconds = self._offset.total_seconds()

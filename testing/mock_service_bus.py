@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-from core.messages import Channel, Message, StageComplete, encode
+from core.messages import Channel, Message, encode
 from core.ports import OutboxStore
 from core.records import OutboxEntry
 from testing.clock import Clock
@@ -29,17 +29,7 @@ class Network(Protocol):
         ...
 
 
-class Captured(NamedTuple):
-    """A message that would have been sent."""
-
-    queue: str
-    message: Message
-    at: datetime
-
-    @property
-    def timestamp(self) -> str:
-        """When, in ISO 8601."""
-        return self.at.isoformat().replace("+00:00", "Z")
+_HOLD = timedelta(seconds=30)
 
 
 class MockServiceBusRepository:
@@ -60,8 +50,7 @@ class MockServiceBusRepository:
         self._outbox = outbox
         self._clock = clock or Clock()
         self._network = network
-        self._lock = threading.Lock()
-        self._captured: list[Captured] = []
+        self._captured: list[tuple[str, bytes, datetime]] = []  # queue, body and moment of each
         self._queues = {channel: InMemoryQueue(clock=self._clock.monotonic) for channel in QUEUES}
 
     def publish(self, entries: Sequence[OutboxEntry]) -> None:
@@ -75,25 +64,26 @@ class MockServiceBusRepository:
         """Publish what is due in the outbox; returns how many messages."""
         if self._outbox is None:
             return 0
-        entries = self._outbox.take(channels, limit=limit, hold=timedelta(seconds=30))
-        self.publish(entries)
+        entries = self._outbox.take(channels, limit=limit, hold=_HOLD)
+        if entries:
+            self.publish(entries)
         return len(entries)
 
     def send(self, channel: Channel, message: Message) -> None:
         """Capture one message and put it on its queue."""
-        with self._lock:
-            self._captured.append(Captured(QUEUES[channel], message, self._clock.now()))
+        body = encode(message)
+        self._captured.append((QUEUES[channel], body, self._clock.now()))
         if channel is not Channel.CALLBACKS:
             copies = 1 if self._network is None else self._network.copies(channel, message)
-            self._queues[channel].put(*[encode(message)] * copies)
+            self._queues[channel].put(*[body] * copies)
 
     def source(self, channel: Channel) -> InMemorySource:
         """A consumer of a channel's queue."""
         return InMemorySource(self._queues[channel])
 
-    def is_idle(self, channel: Channel) -> bool:
-        """Whether a channel's queue holds nothing at all: no message that waits, and none that is being handled."""
-        return self._queues[channel].empty
+    def queue(self, channel: Channel) -> InMemoryQueue:
+        """The queue behind a channel."""
+        return self._queues[channel]
 
     def waiting(self, channel: Channel) -> int:
         """How many messages wait on a channel's queue."""
@@ -109,11 +99,10 @@ class MockServiceBusRepository:
 
     def get_sent_messages(self) -> list[dict[str, Any]]:
         """Every captured message in order: ``{"queue", "message", "timestamp"}``."""
-        with self._lock:
-            return [
-                {"queue": one.queue, "message": _plain(one.message), "timestamp": one.timestamp}
-                for one in self._captured
-            ]
+        return [
+            {"queue": queue, "message": json.loads(body), "timestamp": at.isoformat().replace("+00:00", "Z")}
+            for queue, body, at in list(self._captured)
+        ]
 
     def get_messages_for_queue(self, name: str) -> list[dict[str, Any]]:
         """Those that went to the queue of that name, ``geospatial-jobs`` for instance."""
@@ -121,8 +110,8 @@ class MockServiceBusRepository:
 
     def get_stage_complete_signals(self) -> list[dict[str, Any]]:
         """The StageComplete messages: ``{"job_id", "job_type", "completed_stage", ...}``."""
-        with self._lock:
-            return [_plain(one.message) for one in self._captured if isinstance(one.message, StageComplete)]
+        messages = [sent["message"] for sent in self.get_sent_messages()]
+        return [message for message in messages if message["message_type"] == "stage_complete"]
 
     def get_message_summary(self) -> list[dict[str, Any]]:
         """One short line a message: ``{"queue_name", "message_type", "timestamp"}`` and the ids it names."""
@@ -139,10 +128,5 @@ class MockServiceBusRepository:
 
     def clear(self) -> None:
         """Forget what was captured and lose what waits."""
-        with self._lock:
-            self._captured.clear()
+        self._captured.clear()
         self.purge()
-
-
-def _plain(message: Message) -> dict[str, Any]:
-    return message.model_dump(mode="json", exclude_none=True)

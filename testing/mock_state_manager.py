@@ -209,7 +209,10 @@ class MockStateManager(SweepStatements, ReplayStatements, OutboxStatements, Chec
     @atomic
     def get_operation_log(self) -> list[dict[str, Any]]:
         """Every committed change in order: ``{"operation": "create_job", "job_id": ..., "timestamp": ...}``."""
-        return [{"operation": name, **facts, "timestamp": at.isoformat()} for name, at, facts in self._log]
+        return [
+            {"operation": name, **dict(zip(names, facts, strict=True)), "timestamp": at.isoformat()}
+            for name, at, names, *facts in self._log
+        ]
 
 
 def _outbox_state(row: OutboxRow) -> str:

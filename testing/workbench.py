@@ -19,7 +19,7 @@ from testing.faults import Fault, FaultyCheckpoints, WorkerCrashed
 from testing.mock_service_bus import MockServiceBusRepository
 from testing.mock_state_manager import MockStateManager
 from transports.base import Delivery, DeliveryLost
-from transports.in_memory import InMemorySource
+from transports.in_memory import InMemoryQueue, InMemorySource
 from transports.settlement import settlement_for
 
 _ALL = 1_000_000_000
@@ -74,10 +74,11 @@ class Workbench:
     clock: Clock
     faults: FaultyCheckpoints = field(repr=False)
     outcomes: list[Outcome | WorkerCrashed] = field(default_factory=list)
-    _sources: tuple[tuple[Channel, InMemorySource], ...] = field(init=False, repr=False)
+    _sources: tuple[tuple[InMemoryQueue, InMemorySource], ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_sources", tuple((channel, self.messages.source(channel)) for channel in _CHANNELS))
+        sources = tuple((self.messages.queue(channel), self.messages.source(channel)) for channel in _CHANNELS)
+        object.__setattr__(self, "_sources", sources)
 
     def submit(self, job_type: str, parameters: Mapping[str, Any] | None = None, *, rerun: bool = False) -> JobRecord:
         """Accept a job; nothing of it has run yet.
@@ -91,8 +92,8 @@ class Workbench:
     def step(self, *, stop: StopToken | None = None) -> bool:
         """Send what is due and handle one message; False when there was none."""
         self.messages.relay()
-        for channel, source in self._sources:
-            if self.messages.is_idle(channel):
+        for queue, source in self._sources:
+            if queue.empty:
                 continue
             delivery = source.receive(_NO_TIME)
             if delivery is not None:

@@ -7,7 +7,6 @@ real, so that what cannot travel fails here too.
 
 from __future__ import annotations
 
-import functools
 import heapq
 import itertools
 import threading
@@ -40,6 +39,7 @@ Clock = Callable[[], float]
 class _Entry:
     body: bytes
     deliveries: int = 0
+    locked_until: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +49,6 @@ class DeadLettered:
     body: bytes
     reason: str
     detail: str
-
-
-@dataclass(slots=True)
-class _Lock:
-    entry: _Entry
-    until: float
 
 
 @dataclass
@@ -71,15 +65,18 @@ class InMemoryQueue:
         self._changed = threading.Condition(self._lock)
         self._ready: deque[_Entry] = deque()
         self._delayed: list[tuple[float, int, _Entry]] = []
-        self._locked: dict[int, _Lock] = {}  # in the order in which the locks end: all last equally long
+        self._locked: dict[int, _Entry] = {}  # in the order in which the locks end: all last equally long
+        self._waiting = 0
         self._numbers = itertools.count()
         self._lock_seconds = self.lock_duration.total_seconds()
 
     def put(self, *bodies: bytes) -> None:
         """Add encoded messages."""
         with self._lock:
-            self._ready.extend(_Entry(body) for body in bodies)
-            self._changed.notify(len(bodies))
+            for body in bodies:
+                self._ready.append(_Entry(body))
+            if self._waiting:
+                self._changed.notify(len(bodies))
 
     def purge(self) -> int:
         """Drop every message that is not locked; returns how many."""
@@ -119,17 +116,22 @@ class InMemoryQueue:
                     entry = self._ready.popleft()
                     entry.deliveries += 1
                     token = next(self._numbers)
-                    self._locked[token] = _Lock(entry, self.clock() + self._lock_seconds)
+                    entry.locked_until = self.clock() + self._lock_seconds
+                    self._locked[token] = entry
                     return token, entry
                 left = timeout if deadline is None else deadline - time.monotonic()
                 if left <= 0 or stopping():
                     return None
                 deadline = deadline or time.monotonic() + timeout
-                self._changed.wait(min(left, self._next_change()))
+                self._waiting += 1
+                try:
+                    self._changed.wait(min(left, self._next_change()))
+                finally:
+                    self._waiting -= 1
 
     def _next_change(self) -> float:
         moments = [moment for moment, _, _ in self._delayed[:1]]
-        moments += [lock.until for lock in itertools.islice(self._locked.values(), 1)]
+        moments += [entry.locked_until for entry in itertools.islice(self._locked.values(), 1)]
         return max(0.001, min(moments) - self.clock()) if moments else 3600.0
 
     def _surface(self) -> None:
@@ -140,11 +142,10 @@ class InMemoryQueue:
         while self._delayed and self._delayed[0][0] <= now:
             self._ready.append(heapq.heappop(self._delayed)[2])
         while self._locked:
-            token, lock = next(iter(self._locked.items()))
-            if lock.until > now:
+            token, entry = next(iter(self._locked.items()))
+            if entry.locked_until > now:
                 break
             del self._locked[token]
-            entry = lock.entry
             if entry.deliveries >= self.max_delivery_count:
                 detail = f"delivered {entry.deliveries} times and never settled"
                 self.dead_letters.append(DeadLettered(entry.body, "MaxDeliveryCountExceeded", detail))
@@ -155,48 +156,46 @@ class InMemoryQueue:
         """Extend a lock; a third of what it lasts. DeliveryLost when it has run out."""
         with self._lock:
             self._surface()
-            lock = self._locked.pop(token, None)
-            if lock is None:
+            entry = self._locked.pop(token, None)
+            if entry is None:
                 raise DeliveryLost("the lock has run out")
-            lock.until = self.clock() + self._lock_seconds
-            self._locked[token] = lock
+            entry.locked_until = self.clock() + self._lock_seconds
+            self._locked[token] = entry
             return self.lock_duration / 3
 
     def settle(self, token: int, settlement: Settlement) -> None:
         """Settle a locked message; DeliveryLost when the lock has run out or it was settled before."""
         with self._lock:
             self._surface()
-            lock = self._locked.pop(token, None)
-            if lock is None:
+            entry = self._locked.pop(token, None)
+            if entry is None:
                 raise DeliveryLost("the lock has run out, or the delivery was settled before")
             match settlement:
                 case Complete():
                     pass
                 case Retry(delay=delay) if delay <= timedelta(0):
-                    self._ready.append(lock.entry)
+                    self._ready.append(entry)
                     self._changed.notify()
                 case Retry(delay=delay):
                     moment = self.clock() + delay.total_seconds()
-                    heapq.heappush(self._delayed, (moment, next(self._numbers), lock.entry))
+                    heapq.heappush(self._delayed, (moment, next(self._numbers), entry))
                     self._changed.notify()
                 case DeadLetter(reason=reason, detail=detail):
-                    self.dead_letters.append(DeadLettered(lock.entry.body, reason, detail))
+                    self.dead_letters.append(DeadLettered(entry.body, reason, detail))
 
 
 @dataclass(slots=True)
 class _InMemoryDelivery:
     message: Message
     delivery_count: int
-    _queue: InMemoryQueue
+    _source: InMemorySource
     _token: int
-    _settled: Callable[[Settlement], None]
 
     def renew(self) -> timedelta:
-        return self._queue.renew(self._token)
+        return self._source.renew(self._token)
 
     def settle(self, settlement: Settlement) -> None:
-        self._queue.settle(self._token, settlement)
-        self._settled(settlement)
+        self._source.settle(self._token, settlement)
 
 
 class InMemorySource(TaskSource):
@@ -237,15 +236,19 @@ class InMemorySource(TaskSource):
                 self._settlements[DeadLetter] += 1
                 continue
             self._held.add(token)
-            return _InMemoryDelivery(
-                message, entry.deliveries, self._queue, token, functools.partial(self._count, token)
-            )
+            return _InMemoryDelivery(message, entry.deliveries, self, token)
         return None
 
     def _is_waking(self) -> bool:
         return self._waking
 
-    def _count(self, token: int, settlement: Settlement) -> None:
+    def renew(self, token: int) -> timedelta:
+        """Extend the lock of a message received here, as a delivery's ``renew``."""
+        return self._queue.renew(token)
+
+    def settle(self, token: int, settlement: Settlement) -> None:
+        """Settle a message received here, as a delivery's ``settle``."""
+        self._queue.settle(token, settlement)
         self._held.discard(token)
         self._settlements[type(settlement)] += 1
 

@@ -31,7 +31,8 @@ class _Binding:
         self._given = given
 
     def __enter__(self) -> None:
-        self._token = _ids.set({**_ids.get(), **self._given})
+        outer = _ids.get()
+        self._token = _ids.set({**outer, **self._given} if outer else self._given)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -44,9 +45,14 @@ def bound(**ids: Any) -> AbstractContextManager[None]:
     return _Binding(ids)
 
 
+def bound_to(claim: Claim) -> AbstractContextManager[None]:
+    """Log lines within the block carry the ids of a running task."""
+    return _Binding(claim_ids(claim))
+
+
 def claim_ids(claim: Claim) -> dict[str, Any]:
     """The ids of a running task, those of its trace included."""
-    return {**claim.ids, **trace_ids(current_traceparent() or claim.task.traceparent)}
+    return claim.ids | trace_ids(current_traceparent() or claim.task.traceparent)
 
 
 def current_traceparent() -> str | None:

@@ -22,23 +22,15 @@ from core.records import (
     TaskResult,
 )
 from core.states import JobStatus, TaskStatus, check_job, check_task
-from infrastructure.json_text import dumps, loads
+from infrastructure.json_text import dumps, is_simple, loads
 
 ACTIVE_JOB_STATUSES: Final = frozenset({JobStatus.QUEUED, JobStatus.PROCESSING})
 
 
-_UNCHANGED: Final = frozenset({int, bool, type(None)})  # by JSON and by jsonb
-
-
 def stored(value: Mapping[str, Any]) -> dict[str, Any]:
     """``value`` as it comes back from the database: through JSON."""
-    if all(_is_plain(key) and (type(item) in _UNCHANGED or _is_plain(item)) for key, item in value.items()):
-        return dict(value)
-    return cast("dict[str, Any]", loads(dumps(dict(value))))
-
-
-def _is_plain(value: object) -> bool:
-    return type(value) is str and value.isascii() and "\x00" not in value
+    copy = dict(value)
+    return copy if is_simple(copy) else cast("dict[str, Any]", loads(dumps(copy)))
 
 
 def stored_error(error: ErrorInfo) -> ErrorInfo:

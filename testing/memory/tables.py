@@ -6,7 +6,7 @@ import functools
 import heapq
 import itertools
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime, timedelta
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -64,12 +64,12 @@ class Tables:
         self._runs: dict[str, list[JobRow]] = {}
         self._stages: dict[str, dict[int, StageRow]] = {}
         self._tasks: dict[str, TaskRow] = {}
-        self._attempts: dict[str, list[AttemptRecord]] = {}
+        self._attempts: dict[tuple[str, int], AttemptRecord] = {}
         self._outbox: dict[int, OutboxRow] = {}
         self._open: dict[int, OutboxRow] = {}
         self._due: dict[Channel, list[tuple[datetime, int]]] = {channel: [] for channel in Channel}
         self._numbers = itertools.count(1)
-        self._log: list[tuple[str, datetime, Mapping[str, Any]]] = []  # name, moment and facts of each change
+        self._log: list[tuple[Any, ...]] = []  # name, moment, names of the facts, facts
 
     def advance(self, by: timedelta) -> None:
         """Move the store's time forward."""
@@ -173,18 +173,16 @@ class Tables:
         reason: str | None = None,
     ) -> None:
         assert task.started_at is not None  # noqa: S101 - a claimed task was started
-        self._attempts.setdefault(task.task_id, []).append(
-            AttemptRecord(
-                task_id=task.task_id,
-                attempt=task.attempt,
-                worker_id=worker_id,
-                outcome=outcome,
-                started_at=task.started_at,
-                ended_at=now,
-                error_details=error,
-                reason=clean(reason) if reason is not None else None,
-            )
+        self._attempts[task.task_id, task.attempt] = AttemptRecord(
+            task_id=task.task_id,
+            attempt=task.attempt,
+            worker_id=worker_id,
+            outcome=outcome,
+            started_at=task.started_at,
+            ended_at=now,
+            error_details=error,
+            reason=clean(reason) if reason is not None else None,
         )
 
     def _note(self, name: str, now: datetime, **facts: Any) -> None:
-        self._log.append((name, now, facts))
+        self._log.append((name, now, tuple(facts), *facts.values()))

@@ -57,7 +57,9 @@ class TaskStatements(JobStatements):
 
     @atomic
     def list_attempts(self, task_id: str) -> Sequence[AttemptRecord]:
-        return self._attempts.get(task_id, [])[:]
+        task = self._tasks.get(task_id)
+        numbers = range(1, task.attempt + 1) if task is not None else ()
+        return [self._attempts[task_id, number] for number in numbers if (task_id, number) in self._attempts]
 
     @atomic
     def claim_task(self, task_id: str, *, worker_id: str, lease: timedelta) -> Claim | NotClaimed:
@@ -165,11 +167,10 @@ class TaskStatements(JobStatements):
     def _ending(self, claim: Claim, outcome: AttemptOutcome) -> TaskRow | None:
         """The task to end, or None when this very ending was made before; ClaimLost when the claim is stale."""
         task = self._held(claim)
-        if task is None and not any(
-            attempt.attempt == claim.attempt and attempt.outcome is outcome
-            for attempt in self._attempts.get(claim.task_id, ())
-        ):
-            raise ClaimLost(claim.task_id, claim.attempt)
+        if task is None:
+            ended = self._attempts.get((claim.task_id, claim.attempt))
+            if ended is None or ended.outcome is not outcome:
+                raise ClaimLost(claim.task_id, claim.attempt)
         return task
 
     def _end_task(self, task: TaskRow, status: TaskStatus, now: datetime) -> None:
