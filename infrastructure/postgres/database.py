@@ -14,6 +14,7 @@ from core.errors import Conflict, IllegalTransition, StoreUnavailable
 from infrastructure.connection_pool import ConnectionPoolManager
 
 Connection = psycopg.Connection[DictRow]
+Cursor = psycopg.Cursor[DictRow]
 T = TypeVar("T")
 
 ILLEGAL_TRANSITION = "GW001"  # SQLSTATE raised by the transition triggers

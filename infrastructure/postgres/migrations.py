@@ -7,18 +7,13 @@ previous release, so that two versions can run side by side during an upgrade.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import LiteralString
-
-from psycopg import sql
 
 from core.errors import ConfigurationError, Fault
-from core.states import JOB_TRANSITIONS, TASK_TRANSITIONS, JobStatus, TaskStatus
-from infrastructure.postgres.database import ILLEGAL_TRANSITION, Connection, Database
-
-Transitions = Mapping[JobStatus, frozenset[JobStatus]] | Mapping[TaskStatus, frozenset[TaskStatus]]
+from infrastructure.postgres.database import Connection, Database
+from infrastructure.postgres.guards import GUARDS
 
 _LOCK_KEY = 0x67656F77  # "geow"
 
@@ -88,57 +83,11 @@ def _migrate(connection: Connection) -> Sequence[str]:
                     "database schema",
                     [Fault(migration.name, "was applied with another content than this version ships")],
                 )
-        _guard(connection, "jobs", JOB_TRANSITIONS)
-        _guard(connection, "tasks", TASK_TRANSITIONS)
+        for guard in GUARDS:
+            guard.put_up(connection)
     return done
 
 
 def _applied(connection: Connection) -> dict[str, str]:
     rows = connection.execute("SELECT name, checksum FROM app.schema_migrations").fetchall()
     return {row["name"]: row["checksum"] for row in rows}
-
-
-def _guard(connection: Connection, table: LiteralString, transitions: Transitions) -> None:
-    """A trigger that refuses every status change the table of transitions does not have.
-
-    The table is the trigger's WHEN clause: the function is called for an illegal change only, and a legal one costs a
-    few comparisons. Nothing is done when the guard is there already.
-    """
-    statuses = sql.SQL(", ").join(sql.Literal(str(status)) for status in transitions)
-    legal = sql.SQL(" OR ").join(
-        sql.SQL("(OLD.status = {} AND NEW.status IN ({}))").format(
-            sql.Literal(str(before)), sql.SQL(", ").join(sql.Literal(str(after)) for after in sorted(following))
-        )
-        for before, following in transitions.items()
-        if following
-    )
-    qualified = sql.Identifier("app", table)
-    condition = sql.SQL("OLD.status IS DISTINCT FROM NEW.status AND NOT ({})").format(legal)
-    digest = hashlib.sha256((condition.as_string(connection) + statuses.as_string(connection)).encode()).hexdigest()
-    found = connection.execute(
-        "SELECT obj_description(oid, 'pg_trigger') AS digest FROM pg_trigger"
-        " WHERE tgrelid = to_regclass(%s) AND tgname = 'guard_status'",
-        [f"app.{table}"],
-    ).fetchone()
-    if found is not None and found["digest"] == digest:
-        return
-    connection.execute(
-        sql.SQL(
-            """CREATE OR REPLACE FUNCTION app.refuse_transition() RETURNS trigger LANGUAGE plpgsql AS $$
-               BEGIN
-                 RAISE EXCEPTION 'a row of app.% cannot go from % to %', TG_TABLE_NAME, OLD.status, NEW.status
-                   USING ERRCODE = {};
-               END $$"""
-        ).format(sql.Literal(ILLEGAL_TRANSITION))
-    )
-    connection.execute(
-        sql.SQL(
-            "CREATE OR REPLACE TRIGGER guard_status BEFORE UPDATE OF status ON {} FOR EACH ROW WHEN ({})"
-            " EXECUTE FUNCTION app.refuse_transition()"
-        ).format(qualified, condition)
-    )
-    connection.execute(sql.SQL("COMMENT ON TRIGGER guard_status ON {} IS {}").format(qualified, sql.Literal(digest)))
-    connection.execute(sql.SQL("ALTER TABLE {} DROP CONSTRAINT IF EXISTS known_status").format(qualified))
-    connection.execute(
-        sql.SQL("ALTER TABLE {} ADD CONSTRAINT known_status CHECK (status IN ({}))").format(qualified, statuses)
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -11,7 +11,7 @@ from uuid import UUID
 
 from core.errors import StoreUnavailable
 from core.records import Claim
-from infrastructure.postgres.database import Connection, Database
+from infrastructure.postgres.database import Cursor, Database
 from infrastructure.postgres.jsonb import dumps
 from infrastructure.postgres.queries import queries
 from infrastructure.postgres.together import Together
@@ -40,6 +40,14 @@ class CompleteStep:
 Step = ClaimStep | CompleteStep
 
 
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A step and how the statement is given it: an element of a JSON array."""
+
+    step: Step
+    text: str
+
+
 class TaskSteps:
     """Runs claims and completions.
 
@@ -52,11 +60,11 @@ class TaskSteps:
         self._db = database
         self._common = {name: common[name] for name in ("hold_jobs", "hold_callbacks")}
         self._query = queries("tasks")["claim_and_complete"]
-        self._together: Together[Step, Rows | Exception] = Together(self._make_all)
+        self._together: Together[_Written, Rows | Exception] = Together(self._make_all)
 
     def claim(self, step: ClaimStep) -> Mapping[str, Any] | None:
         """The claimed task's row, or None when it was not claimed."""
-        found = self._make(step)
+        found = self._make(_Written(step, _claim_text(step)))
         return found[0] if found else None
 
     def complete(self, step: CompleteStep) -> Rows:
@@ -64,34 +72,41 @@ class TaskSteps:
 
         Empty when the claim is stale, or when this very completion was made before.
         """
-        return self._make(step)
+        return self._make(_Written(step, _completion_text(step)))
 
-    def _make(self, step: Step) -> Rows:
+    def _make(self, step: _Written) -> Rows:
         answer = self._together(step)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    def _make_all(self, steps: Sequence[Step]) -> Sequence[Rows | Exception]:
+    def _make_all(self, steps: Sequence[_Written]) -> Callable[[], Sequence[Rows | Exception]]:
         try:
-            return self._db.run(lambda connection: self._make_on(connection, steps))
+            cursor = self._db.run(lambda connection: connection.execute(self._query, self._parameters(steps)))
         except StoreUnavailable:
             raise
         except Exception as error:  # noqa: BLE001 - it belongs to the caller whose step it is
             if len(steps) == 1:
-                return [error]
+                at_fault: list[Rows | Exception] = [error]
+                return lambda: at_fault
+        else:
+            return lambda: _answers(cursor, steps)
         # One of them is at fault: made alone, only that one fails.
-        return [self._make_all([step])[0] for step in steps]
+        alone = [self._make_all([step]) for step in steps]
+        return lambda: [answer for read in alone for answer in read()]
 
-    def _make_on(self, connection: Connection, steps: Sequence[Step]) -> Sequence[Rows]:
-        claims = [_claim_text(step) for step in steps if isinstance(step, ClaimStep)]
-        completions = [_completion_text(step) for step in steps if isinstance(step, CompleteStep)]
-        named = {**self._common, "claims": f"[{','.join(claims)}]", "completions": f"[{','.join(completions)}]"}
-        answers: dict[object, list[Mapping[str, Any]]] = defaultdict(list)
-        for row in connection.execute(self._query, named).fetchall():
-            done_id = row["done_id"]
-            answers[row["claim_key"] if done_id is None else (done_id, row["done_attempt"])].append(row)
-        return [answers.pop(_key(step), []) for step in steps]  # of a step that came twice, the first was made
+    def _parameters(self, steps: Sequence[_Written]) -> Mapping[str, Any]:
+        claims = ",".join(step.text for step in steps if isinstance(step.step, ClaimStep))
+        completions = ",".join(step.text for step in steps if isinstance(step.step, CompleteStep))
+        return {**self._common, "claims": f"[{claims}]", "completions": f"[{completions}]"}
+
+
+def _answers(cursor: Cursor, steps: Sequence[_Written]) -> Sequence[Rows]:
+    answers: dict[object, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in cursor.fetchall():
+        done_id = row["done_id"]
+        answers[row["claim_key"] if done_id is None else (done_id, row["done_attempt"])].append(row)
+    return [answers.pop(_key(step.step), []) for step in steps]  # of a step that came twice, the first was made
 
 
 def _key(step: Step) -> object:

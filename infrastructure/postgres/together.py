@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
@@ -10,19 +11,24 @@ from typing import Generic, TypeVar
 Q = TypeVar("Q")
 A = TypeVar("A")
 
+# Seconds that the next leader has the interpreter to itself: it holds it only until its question is sent, and would
+# otherwise queue for it behind everybody whom the last answer wakes, with nothing on the way to the database meanwhile.
+_HEAD_START = 0.0001
+
 
 class Together(Generic[Q, A]):
     """Answers questions in batches without ever waiting for one to fill.
 
     A caller who finds nobody at work asks at once, alone. Those who come meanwhile are asked together as soon as that
-    answer is there, by the first of them. Thread-safe.
+    answer is there, by the first of them, while the answer is still being read. Thread-safe.
 
     Args:
-        ask: answers a batch, in order; what it raises is raised to every caller of that batch.
+        ask: asks a batch and gives what reads its answers, in order; one batch is asked at a time. What either raises
+            is raised to every caller of that batch.
         limit: the most questions in one batch.
     """
 
-    def __init__(self, ask: Callable[[Sequence[Q]], Sequence[A]], *, limit: int = 100) -> None:
+    def __init__(self, ask: Callable[[Sequence[Q]], Callable[[], Sequence[A]]], *, limit: int = 100) -> None:
         self._ask = ask
         self._limit = limit
         self._lock = threading.Lock()
@@ -44,12 +50,15 @@ class Together(Generic[Q, A]):
         return call.answer
 
     def _lead(self) -> None:
-        """Ask for everybody who waits now, the caller included; then let the next one lead."""
+        """Ask for everybody who waits now, the caller included; let the next one lead, and then read the answers."""
         with self._lock:
             batch = [self._waiting.popleft() for _ in range(min(self._limit, len(self._waiting)))]
         try:
-            answers = self._ask([call.question for call in batch])
-            for call, answer in zip(batch, answers, strict=True):
+            try:
+                read = self._ask([call.question for call in batch])
+            finally:
+                self._hand_over()
+            for call, answer in zip(batch, read(), strict=True):
                 call.answer = answer
         except BaseException as error:  # noqa: BLE001 - raised again to every caller
             for call in batch:
@@ -57,13 +66,16 @@ class Together(Generic[Q, A]):
         finally:
             for call in batch:
                 call.settled = True
-            with self._lock:
-                self._busy = bool(self._waiting)
-                following = self._waiting[0] if self._waiting else None
-            if following is not None:
-                following.turn.release()
             for call in batch[1:]:
                 call.turn.release()
+
+    def _hand_over(self) -> None:
+        with self._lock:
+            self._busy = bool(self._waiting)
+            following = self._waiting[0] if self._waiting else None
+        if following is not None:
+            following.turn.release()
+            time.sleep(_HEAD_START)
 
 
 class _Call(Generic[Q, A]):

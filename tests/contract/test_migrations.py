@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from itertools import count
 
 import psycopg
@@ -122,21 +123,78 @@ def test_the_guards_are_the_table_of_transitions(empty: Database, table: str) ->
             else:
                 with pytest.raises(IllegalTransition, match=f"{before} to {after}"):
                     write(after)
-    with pytest.raises(psycopg.errors.CheckViolation):
-        put("unknown")
+    with pytest.raises(IllegalTransition, match="to unknown"):
+        write("unknown")
 
 
 def test_guards_follow_a_changed_table_of_transitions(empty: Database) -> None:
     migrate(empty)
     empty.execute(
-        "CREATE OR REPLACE TRIGGER guard_status BEFORE UPDATE OF status ON app.jobs FOR EACH ROW"
-        " WHEN (false) EXECUTE FUNCTION app.refuse_transition()"
+        "CREATE OR REPLACE FUNCTION app.guard_jobs() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'"
     )
     empty.execute("COMMENT ON TRIGGER guard_status ON app.jobs IS 'of another version'")
     migrate(empty)
     row = empty.row(
-        "SELECT pg_get_triggerdef(oid) AS text FROM pg_trigger"
+        "SELECT prosrc AS text FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid"
         " WHERE tgrelid = 'app.jobs'::regclass AND tgname = 'guard_status'"
     )
     assert row is not None
     assert "completed_with_errors" in row["text"]
+
+
+_JOB = (
+    "INSERT INTO app.jobs (job_id, fingerprint, job_type, total_stages, parameters, failure_policy, status)"
+    " VALUES ('j', 'f', 't', 1, '{}', 'fail_fast', %(status)s)"
+)
+_TASK = (
+    "INSERT INTO app.tasks (task_id, job_id, job_type, task_type, stage, task_index, runs_on, parameters, status,"
+    " lease_expires_at) VALUES ('t', 'j', 't', 'w', 1, 0, 'docker', '{}', %(status)s, %(lease)s)"
+)
+
+
+def test_a_row_of_an_unknown_status_cannot_be_inserted(empty: Database) -> None:
+    migrate(empty)
+    with pytest.raises(psycopg.errors.CheckViolation, match="jobs cannot be unknown"):
+        empty.execute(_JOB, {"status": "unknown"})
+    empty.execute(_JOB, {"status": "queued"})
+    with pytest.raises(psycopg.errors.CheckViolation, match="tasks cannot be unknown"):
+        empty.execute(_TASK, {"status": "unknown", "lease": None})
+
+
+def test_a_task_has_a_lease_exactly_while_it_is_processed(empty: Database) -> None:
+    migrate(empty)
+    lease = datetime.now(UTC)
+    empty.execute(_JOB, {"status": "processing"})
+    with pytest.raises(psycopg.errors.CheckViolation):
+        empty.execute(_TASK, {"status": "processing", "lease": None})
+    with pytest.raises(psycopg.errors.CheckViolation):
+        empty.execute(_TASK, {"status": "queued", "lease": lease})
+    empty.execute(_TASK, {"status": "queued", "lease": None})
+    with pytest.raises(psycopg.errors.CheckViolation):
+        empty.execute("UPDATE app.tasks SET status = 'processing'")
+    with pytest.raises(psycopg.errors.CheckViolation):
+        empty.execute("UPDATE app.tasks SET lease_expires_at = now()")
+    empty.execute("UPDATE app.tasks SET status = 'processing', lease_expires_at = now()")
+    with pytest.raises(psycopg.errors.CheckViolation):
+        empty.execute("UPDATE app.tasks SET lease_expires_at = NULL")
+
+
+def test_guards_of_the_release_before_are_replaced(empty: Database) -> None:
+    """It wrote them as a CHECK and into the trigger's WHEN."""
+    migrate(empty)
+    for statement in (
+        "DROP TRIGGER guard_insert ON app.tasks",
+        "CREATE FUNCTION app.refuse_transition() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        "CREATE OR REPLACE TRIGGER guard_status BEFORE UPDATE OF status ON app.tasks FOR EACH ROW"
+        " WHEN (OLD.status = 'nothing') EXECUTE FUNCTION app.refuse_transition()",
+        "COMMENT ON TRIGGER guard_status ON app.tasks IS 'of the release before'",
+        "ALTER TABLE app.tasks ADD CONSTRAINT known_status CHECK (status <> 'unknown')",
+    ):
+        empty.run(lambda connection, statement=statement: connection.execute(statement.encode()))
+    migrate(empty)
+    rows = empty.rows(
+        "SELECT tgname, tgqual IS NULL AS unconditional FROM pg_trigger"
+        " WHERE tgrelid = 'app.tasks'::regclass AND NOT tgisinternal ORDER BY tgname"
+    )
+    assert [tuple(row.values()) for row in rows] == [("guard_insert", False), ("guard_status", True)]
+    assert empty.row("SELECT 1 FROM pg_constraint WHERE conname = 'known_status'") is None

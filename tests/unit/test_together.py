@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -19,14 +19,14 @@ class Slow:
         self.go = threading.Semaphore(0)
         self.held = held
 
-    def __call__(self, numbers: Sequence[int]) -> list[int]:
+    def __call__(self, numbers: Sequence[int]) -> Callable[[], list[int]]:
         self.batches.append(list(numbers))
         self.asked.release()
         if self.held:
             assert self.go.acquire(timeout=20)
         if -1 in numbers:
             raise ValueError("no doubles of -1")
-        return [number * 2 for number in numbers]
+        return lambda: [number * 2 for number in numbers]
 
 
 def ask_in_thread(together: Together[int, int], number: int, answers: dict[int, object]) -> threading.Thread:
@@ -109,3 +109,42 @@ def test_everybody_gets_an_answer_of_their_own(limit: int) -> None:
         thread.join(60)
     assert len(answers) == 1600
     assert all(answer == 2 * number for number, answer in answers)
+
+
+def test_the_next_batch_is_asked_while_the_answers_of_the_last_are_read() -> None:
+    second_asked = threading.Event()
+
+    def ask(numbers: Sequence[int]) -> Callable[[], list[int]]:
+        if 2 in numbers:
+            second_asked.set()
+            return lambda: [number * 2 for number in numbers]
+        queued.append(queue_up(together, [2], answers))
+
+        def read() -> list[int]:
+            assert second_asked.wait(20)
+            return [number * 2 for number in numbers]
+
+        return read
+
+    queued: list[list[threading.Thread]] = []
+    answers: dict[int, object] = {}
+    together: Together[int, int] = Together(ask)
+    assert together(1) == 2
+    for thread in queued[0]:
+        thread.join(20)
+    assert answers == {2: 4}
+
+
+def test_an_error_in_reading_reaches_its_batch_and_the_next_is_asked() -> None:
+    def ask(numbers: Sequence[int]) -> Callable[[], list[int]]:
+        def read() -> list[int]:
+            if -1 in numbers:
+                raise ValueError("cannot be read")
+            return list(numbers)
+
+        return read
+
+    together = Together(ask)
+    with pytest.raises(ValueError, match="cannot be read"):
+        together(-1)
+    assert together(3) == 3
