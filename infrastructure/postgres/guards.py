@@ -34,7 +34,8 @@ class Guard:
         function = sql.Identifier("app", f"guard_{self.table}")
         body = self._body()
         known = self._known()
-        digest = hashlib.sha256((body.as_string(connection) + known.as_string(connection)).encode()).hexdigest()
+        whole = f"{body.as_string(connection)}\n{known.as_string(connection)}\n{self.columns}"
+        digest = hashlib.sha256(whole.encode()).hexdigest()
         found = connection.execute(
             "SELECT obj_description(oid, 'pg_trigger') AS digest FROM pg_trigger"
             " WHERE tgrelid = to_regclass(%s) AND tgname = 'guard_status'",

@@ -41,11 +41,20 @@ Step = ClaimStep | CompleteStep
 
 
 @dataclass(frozen=True, slots=True)
-class _Written:
+class WrittenStep:
     """A step and how the statement is given it: an element of a JSON array."""
 
     step: Step
     text: str
+
+    @classmethod
+    def of(cls, step: Step) -> WrittenStep:
+        """``step``, written."""
+        match step:
+            case ClaimStep():
+                return cls(step, _claim_text(step))
+            case CompleteStep():
+                return cls(step, _completion_text(step))
 
 
 class TaskSteps:
@@ -60,11 +69,11 @@ class TaskSteps:
         self._db = database
         self._common = {name: common[name] for name in ("hold_jobs", "hold_callbacks")}
         self._query = queries("tasks")["claim_and_complete"]
-        self._together: Together[_Written, Rows | Exception] = Together(self._make_all)
+        self._together: Together[WrittenStep, Rows | Exception] = Together(self._make_all)
 
     def claim(self, step: ClaimStep) -> Mapping[str, Any] | None:
         """The claimed task's row, or None when it was not claimed."""
-        found = self._make(_Written(step, _claim_text(step)))
+        found = self._make(step)
         return found[0] if found else None
 
     def complete(self, step: CompleteStep) -> Rows:
@@ -72,15 +81,15 @@ class TaskSteps:
 
         Empty when the claim is stale, or when this very completion was made before.
         """
-        return self._make(_Written(step, _completion_text(step)))
+        return self._make(step)
 
-    def _make(self, step: _Written) -> Rows:
-        answer = self._together(step)
+    def _make(self, step: Step) -> Rows:
+        answer = self._together(WrittenStep.of(step))
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    def _make_all(self, steps: Sequence[_Written]) -> Callable[[], Sequence[Rows | Exception]]:
+    def _make_all(self, steps: Sequence[WrittenStep]) -> Callable[[], Sequence[Rows | Exception]]:
         try:
             cursor = self._db.run(lambda connection: connection.execute(self._query, self._parameters(steps)))
         except StoreUnavailable:
@@ -95,13 +104,13 @@ class TaskSteps:
         alone = [self._make_all([step]) for step in steps]
         return lambda: [answer for read in alone for answer in read()]
 
-    def _parameters(self, steps: Sequence[_Written]) -> Mapping[str, Any]:
+    def _parameters(self, steps: Sequence[WrittenStep]) -> Mapping[str, Any]:
         claims = ",".join(step.text for step in steps if isinstance(step.step, ClaimStep))
         completions = ",".join(step.text for step in steps if isinstance(step.step, CompleteStep))
         return {**self._common, "claims": f"[{claims}]", "completions": f"[{completions}]"}
 
 
-def _answers(cursor: Cursor, steps: Sequence[_Written]) -> Sequence[Rows]:
+def _answers(cursor: Cursor, steps: Sequence[WrittenStep]) -> Sequence[Rows]:
     answers: dict[object, list[Mapping[str, Any]]] = defaultdict(list)
     for row in cursor.fetchall():
         done_id = row["done_id"]

@@ -197,4 +197,6 @@ def test_guards_of_the_release_before_are_replaced(empty: Database) -> None:
         " WHERE tgrelid = 'app.tasks'::regclass AND NOT tgisinternal ORDER BY tgname"
     )
     assert [tuple(row.values()) for row in rows] == [("guard_insert", False), ("guard_status", True)]
-    assert empty.row("SELECT 1 FROM pg_constraint WHERE conname = 'known_status'") is None
+    assert (
+        empty.rows("SELECT conname FROM pg_constraint WHERE conrelid = 'app.tasks'::regclass AND contype = 'c'") == []
+    )

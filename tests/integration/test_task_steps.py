@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -25,7 +25,7 @@ from infrastructure.connection_pool import ConnectionPoolManager, PoolSettings
 from infrastructure.inline_executor import HandlerParts, InlineExecutor
 from infrastructure.postgres import rows
 from infrastructure.postgres.database import Database
-from infrastructure.postgres.task_steps import ClaimStep, CompleteStep, TaskSteps
+from infrastructure.postgres.task_steps import ClaimStep, CompleteStep, Rows, Step, TaskSteps, WrittenStep
 from tests.contract.stores import LEASE, WORKER, Given, PostgresBackend
 
 HOLD = {"hold_jobs": timedelta(0), "hold_callbacks": timedelta(0)}
@@ -110,6 +110,11 @@ def complete_step(claim: Claim, result: str = '{"success":true}') -> CompleteSte
     return CompleteStep(claim, result)
 
 
+def make_all(steps: TaskSteps, wanted: Sequence[Step]) -> Sequence[Rows | Exception]:
+    """Steps that came together."""
+    return steps._make_all([WrittenStep.of(step) for step in wanted])()
+
+
 def test_claims_and_completions_of_several_jobs_share_a_commit(
     given: Given, steps: TaskSteps, database: Database
 ) -> None:
@@ -118,7 +123,8 @@ def test_claims_and_completions_of_several_jobs_share_a_commit(
     waiting = given.running_job(2, "waiting")
     claims = [given.claim(first.job_id, 0), given.claim(first.job_id, 1), given.claim(second.job_id, 0)]
     began = commits(database)
-    answers = steps._make_all(
+    answers = make_all(
+        steps,
         [
             complete_step(claims[0]),
             claim_step(waiting.job_id, 0),
@@ -126,7 +132,7 @@ def test_claims_and_completions_of_several_jobs_share_a_commit(
             complete_step(claims[2]),
             claim_step(waiting.job_id, 1, "w2"),
             claim_step(first.job_id, 0),  # ended: refused
-        ]
+        ],
     )
     assert commits(database) - began == 1
     assert not any(isinstance(answer, Exception) for answer in answers)
@@ -145,10 +151,10 @@ def test_claims_and_completions_of_several_jobs_share_a_commit(
 def test_the_same_step_twice_in_a_batch_is_made_once(given: Given, steps: TaskSteps) -> None:
     job = given.running_job(2)
     claim = given.claim(job.job_id)
-    first, second = steps._make_all([complete_step(claim), complete_step(claim)])
+    first, second = make_all(steps, [complete_step(claim), complete_step(claim)])
     assert (bool(first), bool(second)) == (True, False)
     same = [claim_step(job.job_id, 1, "w1"), claim_step(job.job_id, 1, "w2")]
-    assert sorted(map(bool, steps._make_all(same))) == [False, True]
+    assert sorted(map(bool, make_all(steps, same))) == [False, True]
     assert given.task_now(job.job_id, 1).attempt == 1
     assert given.state.list_stages(job.job_id)[0].remaining == 1
 
@@ -156,8 +162,8 @@ def test_the_same_step_twice_in_a_batch_is_made_once(given: Given, steps: TaskSt
 def test_a_step_that_cannot_be_made_fails_alone(given: Given, steps: TaskSteps) -> None:
     job = given.running_job(3)
     claims = [given.claim(job.job_id, index) for index in range(2)]
-    bad, good, claimed = steps._make_all(
-        [complete_step(claims[0], '{"a":"\\u0000"}'), complete_step(claims[1]), claim_step(job.job_id, 2)]
+    bad, good, claimed = make_all(
+        steps, [complete_step(claims[0], '{"a":"\\u0000"}'), complete_step(claims[1]), claim_step(job.job_id, 2)]
     )
     assert isinstance(bad, psycopg.Error)
     assert good
