@@ -1,13 +1,15 @@
 -- name: take
-UPDATE app.outbox o SET available_at = now() + %(hold)s
-FROM (
+-- WITH, and not a subquery: a plan may run that once for each row of the outbox, skip what it has just taken, and go on
+-- beyond the limit.
+WITH due AS MATERIALIZED (
     SELECT entry_id FROM app.outbox
     WHERE channel = ANY(%(channels)s) AND available_at <= now() AND sent_at IS NULL AND given_up_at IS NULL
     ORDER BY available_at, entry_id
     LIMIT %(limit)s
     FOR UPDATE SKIP LOCKED
-) due
-WHERE o.entry_id = due.entry_id
+)
+UPDATE app.outbox o SET available_at = now() + %(hold)s
+FROM due WHERE o.entry_id = due.entry_id
 RETURNING o.entry_id, o.channel, o.message, o.tries, o.created_at
 
 -- name: mark_sent
@@ -15,14 +17,13 @@ WITH sent AS (
     UPDATE app.outbox SET sent_at = now(), last_error = NULL
     WHERE entry_id = ANY(%(entry_ids)s) AND sent_at IS NULL
     RETURNING task_id, channel
-)
-UPDATE app.tasks t SET status = 'queued'
-FROM (
+), waiting AS MATERIALIZED (
     SELECT tasks.task_id FROM app.tasks, sent
     WHERE tasks.task_id = sent.task_id AND sent.channel <> 'callbacks' AND tasks.status = 'pending'
     FOR UPDATE OF tasks SKIP LOCKED
-) waiting
-WHERE t.task_id = waiting.task_id
+)
+UPDATE app.tasks t SET status = 'queued'
+FROM waiting WHERE t.task_id = waiting.task_id
 
 -- name: mark_unsent
 UPDATE app.outbox
