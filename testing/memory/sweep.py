@@ -7,7 +7,7 @@ import itertools
 import random
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from core.errors import ErrorInfo
 from core.messages import Channel
@@ -49,7 +49,7 @@ class SweepStatements(TaskStatements):
     def _expire_leases(self, limit: int, now: datetime) -> int:
         expired = _first(
             limit,
-            ((task.lease_expires_at, task) for task in self._tasks.values() if _lapsed(task, now)),
+            (((task.lease_expires_at, task.task_id), task) for task in self._tasks.values() if _lapsed(task, now)),
         )
         for task in expired:
             exhausted = task.failures + 1 >= task.max_attempts
@@ -92,7 +92,7 @@ class SweepStatements(TaskStatements):
         lost = _first(
             limit,
             (
-                (task.next_hint_at, task)
+                ((task.next_hint_at, task.job_id, task.stage, task.task_index), task)
                 for task in self._tasks.values()
                 if task.waiting
                 and task.next_hint_at < now
@@ -112,7 +112,7 @@ class SweepStatements(TaskStatements):
         waiting = _first(
             limit,
             (
-                (job.next_hint_at, job)
+                ((job.next_hint_at, job.job_id), job)
                 for job in self._jobs.values()
                 if job.next_hint_at < now and job.job_id not in hinted and self._waits_for_orchestrator(job, now)
             ),
@@ -165,9 +165,9 @@ def _lapsed(task: TaskRow, now: datetime) -> bool:
     return task.status is TaskStatus.PROCESSING and task.lease_expires_at is not None and task.lease_expires_at < now
 
 
-def _first(limit: int, rows: Iterable[tuple[datetime | None, T]]) -> list[T]:
-    """The ``limit`` rows with the earliest moments."""
-    return [row for _, row in heapq.nsmallest(limit, rows, key=lambda pair: pair[0] or datetime.min)]
+def _first(limit: int, rows: Iterable[tuple[tuple[Any, ...], T]]) -> list[T]:
+    """The ``limit`` rows that come first."""
+    return [row for _, row in heapq.nsmallest(limit, rows, key=lambda pair: pair[0])]
 
 
 def _job_ended(job: JobRow) -> ErrorInfo:

@@ -116,6 +116,15 @@ def test_a_lost_hint_is_sent_again_and_spends_no_attempt(given: Given) -> None:
     assert (task.attempt, task.failures, task.status) == (0, 0, TaskStatus.QUEUED)
 
 
+def test_hints_are_sent_again_in_the_order_of_their_tasks(given: Given) -> None:
+    given.running_job(300)
+    given.send_all()
+    given.advance(HINT + timedelta(seconds=10))
+    assert sweep(given, limit=1000) == {"hints_resent": 300}
+    resent = [message for message in given.messages(TaskMessage)[300:] if isinstance(message, TaskMessage)]
+    assert [message.task_index for message in resent] == list(range(300))
+
+
 def test_the_interval_of_hints_doubles_up_to_an_hour(given: Given) -> None:
     given.running_job(1)
     given.send_all()

@@ -79,6 +79,7 @@ hints AS (
     SELECT runs_on, app.task_message(task_id, job_id, job_type, task_type, stage, task_index, attempt, traceparent),
            job_id, task_id
     FROM app.tasks WHERE job_id = %(new_id)s AND status = 'pending'
+    ORDER BY stage, task_index
     RETURNING entry_id
 )
 INSERT INTO app.outbox (channel, message, job_id)

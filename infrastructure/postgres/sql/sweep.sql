@@ -51,13 +51,13 @@ SELECT task_id FROM ended
 -- A waiting, due task whose hint was sent a while ago and that nobody has claimed: the hint may be lost. Waiting is no
 -- failure and spends no attempt; the interval doubles up to an hour.
 WITH waiting AS (
-    SELECT t.task_id
+    SELECT t.task_id, t.next_hint_at AS due
     FROM app.tasks t JOIN app.jobs j USING (job_id)
     WHERE t.status IN ('pending', 'queued') AND t.next_hint_at < now()
       AND (t.execute_after IS NULL OR t.execute_after <= now()) AND j.status = 'processing'
       AND NOT EXISTS (SELECT 1 FROM app.outbox o WHERE o.task_id = t.task_id AND o.channel <> 'callbacks'
                       AND o.sent_at IS NULL AND o.given_up_at IS NULL)
-    ORDER BY t.next_hint_at
+    ORDER BY t.next_hint_at, t.job_id, t.stage, t.task_index
     LIMIT %(limit)s
     FOR UPDATE OF t SKIP LOCKED
 ), renewed AS (
@@ -65,18 +65,20 @@ WITH waiting AS (
     SET hints = hints + 1,
         next_hint_at = now() + least(%(hint_interval)s::interval * power(2, least(hints + 1, 16)), interval '1 hour')
     FROM waiting WHERE t.task_id = waiting.task_id
-    RETURNING t.task_id, t.job_id, t.job_type, t.task_type, t.stage, t.task_index, t.runs_on, t.attempt, t.traceparent
+    RETURNING t.task_id, t.job_id, t.job_type, t.task_type, t.stage, t.task_index, t.runs_on, t.attempt, t.traceparent,
+              waiting.due
 )
 INSERT INTO app.outbox (channel, message, job_id, task_id)
 SELECT runs_on, app.task_message(task_id, job_id, job_type, task_type, stage, task_index, attempt, traceparent),
        job_id, task_id
 FROM renewed
+ORDER BY due, job_id, stage, task_index
 RETURNING entry_id
 
 -- name: resend_job_hints
 -- Jobs that wait for an orchestrator: not planned yet, or their stage is complete and nothing followed.
 WITH waiting AS (
-    SELECT j.job_id, j.stage
+    SELECT j.job_id, j.stage, j.next_hint_at AS due
     FROM app.jobs j
     WHERE j.status IN ('queued', 'processing') AND j.next_hint_at < now()
       AND (j.status = 'queued'
@@ -84,7 +86,7 @@ WITH waiting AS (
                       AND s.finished_at < now() - %(hint_interval)s::interval))
       AND NOT EXISTS (SELECT 1 FROM app.outbox o WHERE o.job_id = j.job_id AND o.channel = 'jobs'
                       AND o.sent_at IS NULL AND o.given_up_at IS NULL)
-    ORDER BY j.next_hint_at
+    ORDER BY j.next_hint_at, j.job_id
     LIMIT %(limit)s
     FOR UPDATE OF j SKIP LOCKED
 ), renewed AS (
@@ -92,7 +94,7 @@ WITH waiting AS (
     SET hints = hints + 1,
         next_hint_at = now() + least(%(hint_interval)s::interval * power(2, least(hints + 1, 16)), interval '1 hour')
     FROM waiting WHERE j.job_id = waiting.job_id
-    RETURNING j.job_id, j.job_type, j.status, j.stage, j.traceparent
+    RETURNING j.job_id, j.job_type, j.status, j.stage, j.traceparent, waiting.due
 )
 INSERT INTO app.outbox (channel, message, job_id)
 SELECT 'jobs',
@@ -102,6 +104,7 @@ SELECT 'jobs',
             ELSE app.stage_message(job_id, job_type, stage, %(worker_id)s, traceparent) END,
        job_id
 FROM renewed
+ORDER BY due, job_id
 RETURNING message ->> 'message_type' AS message_type
 
 -- name: cancel_unwanted
