@@ -1,8 +1,8 @@
 """From what a parameter names to one file of this machine that GDAL may open.
 
 Remote files are copied into the task's work directory, archives are unpacked there, variables of netCDF and HDF5 files
-are written out there, and a VRT is rewritten there after everything it names has been checked: what follows sees plain
-files only.
+are written out there, a VRT is rewritten there after everything it names has been checked, and what files beside
+a raster say becomes a VRT around it there: what follows opens one file, and GDAL looks for no other.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from core.docker_context import DockerTaskContext
 from core.errors import InvalidInput, PermanentError
 from core.storage import Fetched, StorageRefused, storage_of
-from services.raster import archive, subdatasets, vrt
+from services.raster import archive, companions, subdatasets, vrt
 from services.raster.errors import Code, RasterError
 from services.raster.gdal import MIB, driver_for
 from services.raster.source import Source, first_bytes, local_path, readable_file
@@ -47,15 +47,17 @@ def source_of(
         path = storage.readable(local_path(source_url), field=field)
         readable_file(path)
         source = replace(Source.of_file(path), address=source_url, name=local_path(source_url).name)
+        beside = companions.found_beside(local_path(source_url), storage, field=field)
         remote = False
     else:
         fetched = _fetched(source_url, directory, context, field)
         source = Source(address=fetched.shown, path=fetched.path, name=fetched.name, version=fetched.sha256)
         readable_file(source.path)
+        beside = []
         remote = True
     head = first_bytes(source.path)
     if archive.is_archive(head):
-        source = archive.unpacked(source, directory)
+        source, beside = archive.unpacked(source, directory)
         head, remote = first_bytes(source.path), True
     if vrt.is_vrt(head):
         if remote:
@@ -72,7 +74,7 @@ def source_of(
             Code.OPTION_NOT_ALLOWED,
             f"subdataset: {source.name} has no variables to choose from; only netCDF and HDF files have",
         )
-    return source
+    return companions.joined(source, beside, directory)
 
 
 def source_to_inspect(source_url: str, context: DockerTaskContext, *, subdataset: str | None = None) -> Source:

@@ -10,10 +10,12 @@ import shutil
 import stat
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from core.errors import TransientError
+from services.raster.companions import Companion, Kind, belongs_to_another, names_beside
 from services.raster.errors import Code, RasterError
 from services.raster.gdal import MIB, driver_for
 from services.raster.source import MAX_DECLARED_BYTES, Source
@@ -36,8 +38,8 @@ def is_archive(head: bytes) -> bool:
     return head.startswith((b"PK\x03\x04", b"PK\x05\x06"))
 
 
-def unpacked(source: Source, directory: Path) -> Source:
-    """The one raster in the archive ``source``, as a file in ``directory``; made once.
+def unpacked(source: Source, directory: Path) -> tuple[Source, list[Companion]]:
+    """The one raster in the archive ``source``, and what is beside it there, as files in ``directory``; made once.
 
     Raises:
         RasterError: ARCHIVE_REFUSED when there is none, more than one, or the archive is not honest.
@@ -47,9 +49,20 @@ def unpacked(source: Source, directory: Path) -> Source:
     try:
         with zipfile.ZipFile(source.path) as archive:
             member = _the_raster(archive, source)
-            return _extracted(archive, member, source, directory)
+            raster = _extracted(archive, member, source, directory / "unpacked")
+            name = PurePosixPath(member.filename).name
+            beside = [
+                Companion(
+                    kind,
+                    _extracted(archive, found, source, directory / f"unpacked.{kind.name.lower()}"),
+                    found.filename,
+                    f"{found.CRC:08x}",
+                )
+                for kind, found in _beside(archive, member)
+            ]
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, RuntimeError) as error:
         raise _refused(source, f"cannot be unpacked: {error}") from error
+    return replace(source, path=raster, name=name), beside
 
 
 def _refused(source: Source, why: str) -> RasterError:
@@ -81,11 +94,22 @@ def _the_raster(archive: zipfile.ZipFile, source: Source) -> zipfile.ZipInfo:
         raise _refused(source, f"has {len(members)} members; at most {MAX_MEMBERS} are looked through")
     for member in members:
         _refuse_dishonest(member, source)
-    rasters = [member for member in members if not member.is_dir() and _is_raster(archive, member)]
+    names = archive.NameToInfo
+    rasters = [
+        member
+        for member in members
+        if not member.is_dir() and not belongs_to_another(member.filename, names) and _is_raster(archive, member)
+    ]
     if len(rasters) != 1:
-        names = ", ".join(member.filename[:80] for member in rasters[:5]) or "none"
-        raise _refused(source, f"must hold exactly one raster, and holds {len(rasters)}: {names}")
+        listed = ", ".join(member.filename[:80] for member in rasters[:5]) or "none"
+        raise _refused(source, f"must hold exactly one raster, and holds {len(rasters)}: {listed}")
     return rasters[0]
+
+
+def _beside(archive: zipfile.ZipFile, raster: zipfile.ZipInfo) -> Iterator[tuple[Kind, zipfile.ZipInfo]]:
+    for kind, names in names_beside(raster.filename).items():
+        if (name := next((each for each in names if each in archive.NameToInfo), None)) is not None:
+            yield kind, archive.getinfo(name)
 
 
 def _refuse_dishonest(member: zipfile.ZipInfo, source: Source) -> None:
@@ -119,12 +143,12 @@ def _refuse_if_full(member: zipfile.ZipInfo, source: Source, directory: Path) ->
         )
 
 
-def _extracted(archive: zipfile.ZipFile, member: zipfile.ZipInfo, source: Source, directory: Path) -> Source:
+def _extracted(archive: zipfile.ZipFile, member: zipfile.ZipInfo, source: Source, target: Path) -> Path:
+    directory = target.parent
     directory.mkdir(parents=True, exist_ok=True)
     name = PurePosixPath(member.filename).name
-    target = directory / "unpacked"
     if not target.exists() or target.stat().st_size != member.file_size:
-        part = directory / "unpacked.part"
+        part = directory / f"{target.name}.part"
         _refuse_if_full(member, source, directory)
         written = 0
         try:
@@ -143,4 +167,4 @@ def _extracted(archive: zipfile.ZipFile, member: zipfile.ZipInfo, source: Source
             part.unlink(missing_ok=True)
             raise
         part.replace(target)
-    return replace(source, path=target, name=name)
+    return target

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 from services.raster.profile import Georeferencing, Profile, crs_name
+from services.raster.source import Source
 from services.raster.statistics import BandStatistics
 
 
@@ -32,6 +32,7 @@ class FindingCode(StrEnum):
     MIXED_DTYPES = "MIXED_DTYPES"
     CRS_FROM_PARAMETER = "CRS_FROM_PARAMETER"
     INPUT_CRS_IGNORED = "INPUT_CRS_IGNORED"
+    SIDECAR_READ = "SIDECAR_READ"
     SIDECAR_IGNORED = "SIDECAR_IGNORED"
 
 
@@ -47,11 +48,8 @@ class Finding:
         return {"code": self.code.value, "message": self.message}
 
 
-_SIDECARS = (".aux.xml", ".ovr", ".msk", ".tfw", ".wld", ".prj")
-
-
 def find(
-    profile: Profile, statistics: Sequence[BandStatistics], *, path: Path, input_crs: str | None, own_crs: bool
+    profile: Profile, statistics: Sequence[BandStatistics], *, source: Source, input_crs: str | None, own_crs: bool
 ) -> list[Finding]:
     """Everything worth a warning, in a fixed order."""
     return [
@@ -59,7 +57,7 @@ def find(
         *_about_place(profile),
         *_about_pixels(profile, statistics),
         *_about_crs(profile, input_crs, own_crs=own_crs),
-        *_about_sidecars(path),
+        *_about_sidecars(source),
     ]
 
 
@@ -136,8 +134,11 @@ def _about_crs(profile: Profile, input_crs: str | None, *, own_crs: bool) -> Ite
         yield Finding(FindingCode.SUSPICIOUS_EXTENT, problem)
 
 
-def _about_sidecars(path: Path) -> Iterator[Finding]:
-    names = {path.name + ending for ending in _SIDECARS} | {path.stem + ending for ending in _SIDECARS}
-    found = sorted(name for name in names if (path.parent / name).is_file())
-    if found:
-        yield Finding(FindingCode.SIDECAR_IGNORED, f"files beside the raster are not read: {', '.join(found)}")
+def _about_sidecars(source: Source) -> Iterator[Finding]:
+    if source.companions:
+        yield Finding(FindingCode.SIDECAR_READ, f"described by files beside it: {', '.join(source.companions)}")
+    if source.unused:
+        yield Finding(
+            FindingCode.SIDECAR_IGNORED,
+            f"not used: {', '.join(source.unused)}: the raster has a mask of its own, or this is none of all its bands",
+        )

@@ -29,6 +29,17 @@ def driver_for(head: bytes) -> str | None:
     return next((driver for driver, magics in SOURCE_FORMATS.items() if head.startswith(magics)), None)
 
 
+_MEANT_FOR_ANOTHER = (b"<VRTDataset", b"<OGRVRT", b"<GDAL_", b"<GDALTileIndex", b"<WMS", b"<WMT_MS", b"<TileMap")
+
+
+def of_one_format(head: bytes) -> bool:
+    """Whether GDAL, left to choose, would take a file that begins with ``head`` for the raster that it is.
+
+    A VRT opens what it names by any driver, and some drivers look for their signature anywhere in the first KiB.
+    """
+    return driver_for(head) is not None and not any(sign in head for sign in _MEANT_FOR_ANOTHER)
+
+
 def gdal_options(cache_bytes: int = 64 * MIB) -> dict[str, Any]:
     """Options for ``rasterio.Env``. ``GDAL_CACHEMAX`` is in bytes when it is given as an option.
 

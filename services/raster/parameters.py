@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, field_validator, model_validator
 
 from core.jobs import JobParameters
+
+if TYPE_CHECKING:
+    from pyproj import CRS
 
 
 class RasterType(StrEnum):
@@ -90,8 +93,8 @@ _CRS_WKT = re.compile(r"^\s*[A-Za-z_]+\s*\[")
 _CRS_FILE_REFERENCE = re.compile(r"(?i)init\s*=|grids\s*=|file\s*=|@|://")
 
 
-def known_crs(text: str) -> str:
-    """``text`` itself when it names a horizontal coordinate reference system.
+def parsed_safely(text: str) -> CRS:
+    """The coordinate reference system that ``text`` describes.
 
     Codes (``EPSG:32633``), WKT, PROJJSON and PROJ strings are read; what would make PROJ open files is refused.
 
@@ -109,11 +112,21 @@ def known_crs(text: str) -> str:
             "a PROJ string without file references"
         )
     try:
-        crs = CRS.from_user_input(text)
+        return CRS.from_user_input(text)
     except CRSError:
         raise ValueError(
             f"{text[:80]!r} is not a known coordinate reference system; give for example EPSG:4326 or EPSG:32633"
         ) from None
+
+
+def known_crs(text: str) -> str:
+    """``text`` itself when it names a horizontal coordinate reference system.
+
+    Raises:
+        ValueError: as :func:`parsed_safely`, and when it is neither geographic nor projected.
+    """
+    text = text.strip()
+    crs = parsed_safely(text)
     if not (crs.is_geographic or crs.is_projected):
         raise ValueError(f"{text[:80]!r} is a {crs.type_name}; a geographic or projected one is needed")
     return text

@@ -45,7 +45,10 @@ class Source:
         name: the file name that outputs and messages go by.
         version: changes when the content behind ``address`` does.
         driver: the one GDAL driver that may open it; None: the one of ``SOURCE_FORMATS`` that its first bytes name.
+        format: the driver of the raster itself, when ``path`` is a VRT around it.
         file_bytes: bytes of pixels on disk, when the file at ``path`` is not all there is (a checked VRT).
+        companions: names of the files beside it that were read with it.
+        unused: names of masks beside it that were not.
         reader: what it is read through, when it is not on this machine; ``path`` is only a name then.
     """
 
@@ -54,7 +57,10 @@ class Source:
     name: str
     version: str
     driver: str | None = None
+    format: str | None = None
     file_bytes: int | None = None
+    companions: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
     reader: RemoteReader | None = None
 
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from services.raster.errors import Code, RasterError
@@ -82,9 +82,10 @@ def validate(source: Source, *, input_crs: str | None = None) -> Validation:
         file_bytes = source.size
         refuse_truncated(dataset, file_bytes, source.name)
         profile = read_profile(dataset, input_crs=input_crs, file_bytes=file_bytes)
+        profile = replace(profile, driver=source.format or profile.driver)
         statistics, smoothness = _sampled(dataset, source.name)
         detection = detect(profile, statistics, name=source.stem, smoothness=smoothness)
-        warnings = find(profile, statistics, path=source.path, input_crs=input_crs, own_crs=has_own_crs(dataset))
+        warnings = find(profile, statistics, source=source, input_crs=input_crs, own_crs=has_own_crs(dataset))
     return Validation(
         source_url=source.address,
         profile=profile,

@@ -16,12 +16,12 @@ from xml.etree import ElementTree
 from core.errors import InvalidInput, PermanentError
 from core.storage import Storage
 from services.raster.errors import Code, RasterError
-from services.raster.gdal import MIB, driver_for
+from services.raster.gdal import of_one_format
 from services.raster.parameters import known_crs
+from services.raster.safe_xml import parsed
 from services.raster.source import Source, first_bytes, open_source, readable_file
 from services.raster.validation import refuse_truncated
 
-MAX_XML_BYTES = 16 * MIB
 MAX_FILES = 5_000
 
 _MOSAIC = frozenset({"VRTDataset", "VRTRasterBand", "MaskBand", "SimpleSource", "ComplexSource", "AveragedSource"})
@@ -61,7 +61,6 @@ _VALUES = _OF_DATASET | _OF_BAND | _OF_SOURCE | _OF_HISTOGRAM
 _KNOWN = _MOSAIC | _DESCRIPTION | _VALUES
 _DROPPED = frozenset({"SourceProperties", "OverviewList"})
 _OTHER_NAMESPACE = re.compile(r"^[A-Za-z][A-Za-z0-9_+.-]*:|^/vsi|^<|://")
-_EMBEDDED = (b"<VRTDataset", b"<OGRVRT", b"<GDAL")
 
 
 def is_vrt(head: bytes) -> bool:
@@ -75,7 +74,7 @@ def rewritten(source: Source, directory: Path, storage: Storage) -> Source:
     Raises:
         RasterError: VRT_REFUSED, saying which part of it is not taken; or why one of its rasters is not.
     """
-    tree = _parsed(source)
+    tree = parsed(source.path, "VRTDataset", lambda why: _refused(source, why))
     _refuse_unknown(tree, source)
     for name in ("SRS", "GCPList"):
         _check_crs(tree, name, source)
@@ -98,24 +97,6 @@ def rewritten(source: Source, directory: Path, storage: Storage) -> Source:
 
 def _refused(source: Source, why: str) -> RasterError:
     return RasterError(Code.VRT_REFUSED, f"source_url: the VRT {source.name} {why}")
-
-
-def _parsed(source: Source) -> ElementTree.Element:
-    from defusedxml import DefusedXmlException
-    from defusedxml.ElementTree import fromstring
-
-    size = source.path.stat().st_size
-    if size > MAX_XML_BYTES:
-        raise _refused(source, f"has {size} bytes; at most {MAX_XML_BYTES} are read")
-    try:
-        tree: ElementTree.Element = fromstring(source.path.read_bytes(), forbid_dtd=True)
-    except DefusedXmlException as error:
-        raise _refused(source, f"declares a document type or entities, which are not read ({error!r})") from error
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise _refused(source, f"is no well-formed XML: {error}") from error
-    if tree.tag != "VRTDataset":
-        raise _refused(source, f"begins with <{tree.tag}>, not <VRTDataset>")
-    return tree
 
 
 def _refuse_unknown(tree: ElementTree.Element, source: Source) -> None:
@@ -162,7 +143,7 @@ def _checked_raster(path: Path, source: Source) -> int:
     try:
         size = readable_file(path)
         head = first_bytes(path)
-        if driver_for(head) is None or any(sign in head for sign in _EMBEDDED):
+        if not of_one_format(head):
             raise _refused(source, f"names {path.name}, which is in none of the formats that are read")
         with open_source(Source.of_file(path)) as dataset:
             refuse_truncated(dataset, size, path.name)

@@ -111,17 +111,6 @@ def test_a_vrt_hidden_in_a_tiff_header_is_read_as_a_tiff(tmp_path: Path) -> None
     assert refusal(path, tmp_path).code == "TRUNCATED"
 
 
-def test_files_beside_the_raster_are_not_read_but_named(tmp_path: Path) -> None:
-    path = write_raster(tmp_path / "a.tif", textured(1, 32, 32, "uint8"))
-    (tmp_path / "a.tif.aux.xml").write_text("<PAMDataset><SRS>EPSG:4326</SRS></PAMDataset>")
-    (tmp_path / "a.tif.ovr").write_text("<VRTDataset rasterXSize='1' rasterYSize='1'/>")
-    found = validate(path, tmp_path)
-    assert found["source_crs"] == "EPSG:32633"
-    [warning] = [each for each in found["warnings"] if each["code"] == "SIDECAR_IGNORED"]
-    assert "a.tif.aux.xml" in warning["message"]
-    assert "a.tif.ovr" in warning["message"]
-
-
 def huge_header(width: int, height: int, tile: int = 512) -> bytes:
     """A sparse tiled BigTIFF of one band of 8 bits whose block tables are one shared zero."""
     entries = [

@@ -23,6 +23,9 @@ from services.raster.steps import run_cog, run_validation
 from tests.raster_support import context_in, textured, write_raster
 
 
+PLACE = rasterio.Affine(10, 0, 500_000, 0, -10, 5_000_000)
+
+
 def context(tmp_path: Path, storage: Any = None) -> DockerTaskContext:
     made, _ = context_in(tmp_path)
     made.services = {} if storage is None else {"storage": storage}
@@ -91,6 +94,17 @@ def test_a_vrt_over_rasters_beside_it_is_a_mosaic_of_them(tmp_path: Path) -> Non
     assert result["validation"]["pixels_equal_source"] is True
     expected = np.concatenate([pixels_of(left), pixels_of(right)], axis=2)
     np.testing.assert_array_equal(pixels_of(result["path"]), expected)
+
+
+def test_a_vrt_may_name_a_geotiff_with_tags_in_its_first_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "left.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", width=40, height=30, count=1, dtype="uint8", crs="EPSG:32633", transform=PLACE
+    ) as raster:
+        raster.update_tags(season="winter")
+        raster.write(textured(1, 30, 40, "uint8"))
+    assert b"<GDALMetadata>" in path.read_bytes()[:1024]
+    assert validated(mosaic(tmp_path, "left.tif", "left.tif"), tmp_path)["shape"] == [30, 80]
 
 
 def test_a_vrt_may_name_rasters_below_a_listed_directory_only(tmp_path: Path) -> None:
