@@ -22,7 +22,6 @@ from services.raster.parameters import CreateCog, ProcessRaster, ValidateRaster
 from services.raster.steps import run_cog, run_validation
 from tests.raster_support import context_in, textured, write_raster
 
-
 PLACE = rasterio.Affine(10, 0, 500_000, 0, -10, 5_000_000)
 
 
