@@ -248,7 +248,14 @@ def _as_footprint(ring: Floats, latitudes: Floats) -> Footprint:
         west, east = -180.0, 180.0
     else:
         west, east = _into_circle(left), _into_circle(right, closed=True)
-    return Footprint(_geojson(_wrapped(polygon)), (_rounded(west), _rounded(south), _rounded(east), _rounded(north)))
+    digits = _digits_for(min(right - left, north - south))
+    west, south, east, north = (_rounded(value, digits) for value in (west, south, east, north))
+    return Footprint(_geojson(_wrapped(polygon), digits), (west, south, east, north))
+
+
+def _digits_for(extent: float) -> int:
+    """How many decimals tell a polygon of that extent to a ten-thousandth, at least the centimetre's."""
+    return _DIGITS if extent <= 0 else min(15, max(_DIGITS, 4 - math.floor(math.log10(extent))))
 
 
 def _into_circle(longitude: float, *, closed: bool = False) -> float:
@@ -278,31 +285,33 @@ def _wrapped(polygon: BaseGeometry) -> BaseGeometry:
     return union_all(parts) if parts else polygon
 
 
-def _geojson(geometry: BaseGeometry) -> dict[str, Any]:
+def _geojson(geometry: BaseGeometry, digits: int = _DIGITS) -> dict[str, Any]:
     from shapely import get_parts
 
     polygons = [part for part in get_parts(geometry) if part.geom_type == "Polygon" and part.area > 0]
     if not polygons:
         raise RasterError(Code.CRS_NOT_TRANSFORMABLE, "the raster's outline has no area in longitude and latitude")
-    rings = [[_ring(polygon.exterior.coords)] for polygon in polygons]
+    rings = [[_ring(polygon.exterior.coords, digits)] for polygon in polygons]
     if len(rings) == 1:
         return {"type": "Polygon", "coordinates": rings[0]}
     return {"type": "MultiPolygon", "coordinates": rings}
 
 
-def _ring(points: Sequence[tuple[float, ...]]) -> list[list[float]]:
-    from shapely.geometry import LinearRing
+def _ring(points: Sequence[tuple[float, ...]], digits: int) -> list[list[float]]:
+    from shapely.geometry import LinearRing, Polygon
 
     rounded: list[list[float]] = []
     for longitude, latitude in points:
-        point = [_rounded(longitude), _rounded(latitude)]
+        point = [_rounded(longitude, digits), _rounded(latitude, digits)]
         if not rounded or rounded[-1] != point:
             rounded.append(point)
+    if len(rounded) < 4 or not Polygon(rounded).is_valid:
+        rounded = [[longitude, latitude] for longitude, latitude in points]
     return rounded if LinearRing(rounded).is_ccw else rounded[::-1]
 
 
-def _rounded(value: float) -> float:
-    return round(value, _DIGITS) + 0.0
+def _rounded(value: float, digits: int = _DIGITS) -> float:
+    return round(value, digits) + 0.0
 
 
 def crosses_antimeridian(profile: Profile) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from affine import Affine
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from shapely.geometry import Point, shape
 
@@ -201,3 +201,22 @@ def test_every_utm_raster_has_a_small_footprint_that_holds_its_middle(
     middle = Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform(*raster.ground(50, 50))
     if found.bbox[0] > found.bbox[2] or found.bbox[2] - found.bbox[0] < 300:
         assert shape(found.geometry).buffer(1e-6).covers(Point((middle[0] + 180) % 360 - 180, middle[1]))
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    west=st.floats(-180, 180),
+    north=st.floats(-89, 90),
+    exponents=st.tuples(st.floats(-8, -1), st.floats(-8, -1)),
+    turn=st.sampled_from([0, 0, 17, 90]),
+    pixels=st.tuples(st.integers(1, 30), st.integers(1, 30)),
+)
+@example(west=-180, north=90, exponents=(-8.0, -4.0), turn=0, pixels=(3, 2))
+def test_the_smallest_and_thinnest_raster_has_a_footprint(
+    *, west: float, north: float, exponents: tuple[float, float], turn: float, pixels: tuple[int, int]
+) -> None:
+    across, down = (10**exponent for exponent in exponents)
+    transform = Affine.translation(west, north) @ Affine.scale(across, -down) @ Affine.rotation(turn)
+    found = footprint(profile("EPSG:4326", transform, *pixels))
+    assert found is not None
+    assert_follows_rfc_7946(found)
