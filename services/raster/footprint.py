@@ -315,7 +315,9 @@ def _rounded(value: float, digits: int = _DIGITS) -> float:
 
 
 def crosses_antimeridian(profile: Profile) -> bool:
-    """Whether the raster lies on both sides of the 180th meridian without going around the Earth."""
+    """Whether a raster that has a transform lies on both sides of the 180th meridian without going around the Earth."""
+    if profile.gcp_bounds is not None:
+        return False
     try:
         outline = footprint(profile)
     except RasterError:

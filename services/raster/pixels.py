@@ -15,6 +15,7 @@ from services.raster.errors import Code, RasterError
 from services.raster.footprint import crosses_antimeridian
 from services.raster.gdal import MIB, gdal_errors
 from services.raster.grid import Grid, grid_for, shown_share
+from services.raster.parameters import Resampling
 from services.raster.profile import Georeferencing, Profile, crs_name, parsed_crs
 from services.raster.source import MAX_DECLARED_BYTES
 from services.raster.tile_grid import Box
@@ -33,6 +34,8 @@ T = TypeVar("T")
 
 _TOLERANCE = 1e-5
 """Pixels of the source by which a place may be off. GDAL's own default, 0.125, changes a value in fifty by one."""
+_TOLERANCE_OF = {Resampling.CUBIC: 1e-6, Resampling.LANCZOS: 1e-6}
+"""Kernels that overshoot make more of a place that is off. It takes half as long again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +210,9 @@ class WarpedPixels:
     The destination grid and the scale of the kernel are fixed once for the whole raster (GDAL would take the scale of
     each window), so that a pixel is the same in whichever window it is read, and tiles meet without a seam. What lies
     outside the source becomes nodata; without a nodata value, NaN in rasters of floats and a mask in others.
+
+    For a raster placed by ground control points the grid is the one that GDAL suggests, which is the same each time:
+    given one, rasterio would leave the points out.
     """
 
     def __init__(
@@ -256,12 +262,12 @@ class WarpedPixels:
 
     def _view(self, source: DatasetReader, stack: ExitStack) -> DatasetReader:
         import rasterio
-        from rasterio.enums import Resampling
+        from rasterio.enums import Resampling as Kernel
         from rasterio.vrt import WarpedVRT
 
         grid = self._grid
         wanted: dict[str, Any] = {}
-        if grid is not None:
+        if grid is not None and self._profile.georeferencing is not Georeferencing.GCPS:
             wanted = {"transform": grid.transform, "width": grid.width, "height": grid.height}
         if self._scales is not None:
             wanted |= {"XSCALE": self._scales[0], "YSCALE": self._scales[1]}
@@ -274,12 +280,12 @@ class WarpedPixels:
                         source,
                         src_crs=self._profile.crs,
                         crs=self._target,
-                        resampling=Resampling[self._options.resampling.name.lower()],
+                        resampling=Kernel[self._options.resampling.name.lower()],
                         src_nodata=self._profile.nodata[0],
                         nodata=self._nodata,
                         add_alpha=self._mask_band,
                         warp_mem_limit=self._budget.warp,
-                        tolerance=_TOLERANCE,
+                        tolerance=_TOLERANCE_OF.get(self._options.resampling, _TOLERANCE),
                         num_threads=1,
                         **wanted,
                     )
