@@ -90,7 +90,8 @@ def without_secrets(url: str) -> str:
 
 _CRS_CODE = re.compile(r"^[A-Za-z][A-Za-z0-9_]*:[A-Za-z0-9_.+:-]+$")
 _CRS_WKT = re.compile(r"^\s*[A-Za-z_]+\s*\[")
-_CRS_FILE_REFERENCE = re.compile(r"(?i)init\s*=|grids\s*=|file\s*=|@|://")
+_CRS_FILE_REFERENCE = re.compile(r"(?i)init\s*=|grids\s*=|file\s*[=\[]|@|://")
+_NO_GRID = re.compile(r"\+nadgrids=@null(?=[\s\"]|$)")  # GDAL's WKT of EPSG:3857 says so
 
 
 def parsed_safely(text: str) -> CRS:
@@ -106,7 +107,7 @@ def parsed_safely(text: str) -> CRS:
 
     text = text.strip()
     form = _CRS_CODE.match(text) or _CRS_WKT.match(text) or text.startswith(("{", "+proj="))
-    if not form or _CRS_FILE_REFERENCE.search(text):
+    if not form or _CRS_FILE_REFERENCE.search(_NO_GRID.sub("", text)):
         raise ValueError(
             f"{text[:80]!r} is not a coordinate reference system; give a code such as EPSG:32633, or WKT, PROJJSON or "
             "a PROJ string without file references"

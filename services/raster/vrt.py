@@ -1,7 +1,8 @@
 """GDAL VRTs: taken when everything they name is a plain raster in their own directory or in one that the settings name.
 
 A VRT is text that names other files, and GDAL would open whatever it names, so that it is never opened as it came: it
-is parsed without entities, every element must be known, every file is checked, and GDAL opens a rewritten copy.
+is parsed without entities, every element must be known, every file is checked, also those beside the rasters that it
+names, and GDAL opens a rewritten copy.
 Source: https://gdal.org/en/stable/drivers/raster/vrt.html
 """
 
@@ -10,14 +11,16 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from xml.etree import ElementTree
 
 from core.errors import InvalidInput, PermanentError
 from core.storage import Storage
+from services.raster.companions import found_beside, joined
 from services.raster.errors import Code, RasterError
 from services.raster.gdal import of_one_format
-from services.raster.parameters import known_crs
+from services.raster.parameters import parsed_safely
 from services.raster.safe_xml import parsed
 from services.raster.source import Source, first_bytes, open_source, readable_file
 from services.raster.validation import refuse_truncated
@@ -78,21 +81,23 @@ def rewritten(source: Source, directory: Path, storage: Storage) -> Source:
     _refuse_unknown(tree, source)
     for name in ("SRS", "GCPList"):
         _check_crs(tree, name, source)
-    files: dict[Path, int] = {}
+    files: dict[Path, Source] = {}
     for element in tree.iter("SourceFilename"):
         path = _checked_file(element, source, storage)
         if path not in files:
             if len(files) == MAX_FILES:
                 raise _refused(source, f"names more than {MAX_FILES} files")
-            files[path] = _checked_raster(path, source)
-        element.text = str(path)
+            files[path] = _checked_raster(path, source, storage, directory / f"joined-{len(files)}")
+        element.text = str(files[path].path)
         element.attrib.clear()
         element.set("relativeToVRT", "0")
         element.set("shared", "0")
     directory.mkdir(parents=True, exist_ok=True)
     target = directory / "source.vrt"
     ElementTree.ElementTree(tree).write(target, encoding="utf-8")
-    return replace(source, path=target, driver="VRT", file_bytes=max(1, sum(files.values())))
+    versions = sha256("\n".join([source.version, *(file.version for file in files.values())]).encode()).hexdigest()
+    file_bytes = max(1, sum(file.size for file in files.values()))
+    return replace(source, path=target, driver="VRT", version=versions, file_bytes=file_bytes)
 
 
 def _refused(source: Source, why: str) -> RasterError:
@@ -119,7 +124,7 @@ def _check_crs(tree: ElementTree.Element, name: str, source: Source) -> None:
         text = element.get("Projection") if name == "GCPList" else element.text
         if text and text.strip():
             try:
-                known_crs(text)
+                parsed_safely(text)
             except ValueError as error:
                 raise RasterError(Code.CRS_INVALID, f"source_url: the VRT {source.name}: {error}") from error
 
@@ -139,17 +144,18 @@ def _checked_file(element: ElementTree.Element, source: Source, storage: Storage
     return storage.readable(path, field="source_url")
 
 
-def _checked_raster(path: Path, source: Source) -> int:
+def _checked_raster(path: Path, source: Source, storage: Storage, directory: Path) -> Source:
+    raster = Source.of_file(path)
     try:
         size = readable_file(path)
         head = first_bytes(path)
         if not of_one_format(head):
             raise _refused(source, f"names {path.name}, which is in none of the formats that are read")
-        with open_source(Source.of_file(path)) as dataset:
+        with open_source(raster) as dataset:
             refuse_truncated(dataset, size, path.name)
+        return joined(raster, found_beside(path, storage, field="source_url"), directory)
     except (PermanentError, InvalidInput) as error:
         code = getattr(error, "code", None)
         if code == Code.VRT_REFUSED:
             raise
         raise RasterError(Code.VRT_REFUSED, f"source_url: the VRT {source.name} names a bad file: {error}") from error
-    return size

@@ -74,9 +74,9 @@ def bare(path: Path, driver: str = "GTiff") -> Path:
     return path
 
 
-def described(path: Path, driver: str, **more: Any) -> Path:
+def described(path: Path, driver: str, crs: str = "EPSG:32633", **more: Any) -> Path:
     """A raster in a format without georeferencing, described by the file that GDAL writes beside it."""
-    plain = write_raster(path.with_name("plain.tif"), textured(1, 700, 600, "uint8"))
+    plain = write_raster(path.with_name("plain.tif"), textured(1, 700, 600, "uint8"), crs=crs)
     with rasterio.open(plain, "r+") as raster:
         raster.descriptions = ("höhe <1>",)
         raster.units = ("m",)
@@ -117,13 +117,22 @@ def masked_twice(path: Path) -> Path:
     return path
 
 
+def mosaic_of_masked(path: Path) -> Path:
+    masked(path.with_name("a.tif"))
+    with rasterio.open(path.with_name("a.tif")) as raster:
+        copy(raster, path, driver="VRT")
+    return path
+
+
 RASTERS: dict[str, Callable[[Path], Path]] = {
     "a mask": lambda home: masked(home / "a.tif"),
     "a mask and nodata": lambda home: masked(home / "a.tif", nodata=7),
     "a mask beside and one inside": lambda home: masked_twice(home / "a.tif"),
     "PNG": lambda home: described(home / "a.png", "PNG"),
     "JPEG": lambda home: described(home / "scène 1.jpg", "JPEG", QUALITY=100),
+    "PNG in Web Mercator": lambda home: described(home / "a.png", "PNG", "EPSG:3857"),
     "a TIFF without a place": lambda home: in_utm(home / "a.tif"),
+    "a VRT over a masked raster": lambda home: mosaic_of_masked(home / "a.vrt"),
     "what is inside is overruled": lambda home: overruled(home / "a.tif"),
 }
 
@@ -249,6 +258,15 @@ def test_other_files_beside_make_another_source(tmp_path: Path) -> None:
         (tmp_path / "a.tfw").write_text(content)
         versions |= {version_of(path, tmp_path / each) for each in ("one", "other")}
     assert len(versions) == 2
+
+
+def test_another_mask_beside_a_raster_of_a_vrt_makes_another_source(tmp_path: Path) -> None:
+    path = mosaic_of_masked(tmp_path / "a.vrt")
+    before = version_of(path, tmp_path)
+    assert version_of(path, tmp_path) == before
+    mask = tmp_path / "a.tif.msk"
+    mask.write_bytes(mask.read_bytes() + b"\0")
+    assert version_of(path, tmp_path) != before
 
 
 def test_an_archive_is_the_same_source_on_another_machine(tmp_path: Path) -> None:

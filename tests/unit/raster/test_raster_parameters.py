@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from rasterio.crs import CRS
 
 from core.errors import InvalidInput
 from core.handlers import HandlerRegistry, validate
@@ -36,6 +37,13 @@ def test_a_source_with_a_credential_is_refused_without_repeating_it(url: str) ->
     assert "abc" not in str(caught.value)
 
 
+BOUND_BY_A_FILE = (
+    f"BOUNDCRS[SOURCECRS[{CRS.from_epsg(4267).to_wkt(version='WKT2_2019')}],"
+    f"TARGETCRS[{CRS.from_epsg(4326).to_wkt(version='WKT2_2019')}],"
+    'ABRIDGEDTRANSFORMATION["x",METHOD["NTv2"],PARAMETERFILE["Latitude and longitude difference file","/etc/passwd"]]]'
+)
+
+
 @pytest.mark.parametrize(
     "path", ["/mounts/etl-temp/a.tif", "relative/a b?c#d.tif", "https://example.com/a.tif?x=1", "é.tif"]
 )
@@ -54,6 +62,8 @@ def test_a_plain_source_is_taken_as_it_is(path: str) -> None:
         "urn:ogc:def:crs:EPSG::3857",
         'GEOGCS["WGS 84",DATUM["WGS_1984",SPHEROID["WGS 84",6378137,298.257223563]],PRIMEM["Greenwich",0],'
         'UNIT["degree",0.0174532925199433]]',
+        "+proj=merc +a=6378137 +b=6378137 +nadgrids=@null",
+        CRS.from_epsg(3857).to_wkt(),
     ],
 )
 def test_a_known_crs_is_taken(crs: str) -> None:
@@ -72,7 +82,10 @@ def test_a_known_crs_is_taken(crs: str) -> None:
         "+init=epsg:4326",
         "+init=/etc/passwd:4326",
         "+proj=longlat +nadgrids=/etc/passwd",
-        "+proj=longlat +nadgrids=@null",
+        "+proj=longlat +nadgrids=@null,/etc/passwd",
+        "+proj=longlat +nadgrids=@nullx",
+        "+proj=longlat +nadgrids=@null +geoidgrids=/etc/passwd",
+        BOUND_BY_A_FILE,
         "http://localhost/crs.wkt",
         "{}",
         "EPSG:",
