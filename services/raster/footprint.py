@@ -29,6 +29,8 @@ _STEPS = 64
 _RAYS = 360
 _DIGITS = 7
 _SIMPLIFY = 1e-5
+_SEAM = 1e-9
+"""Degrees by which the edges of two parts of one polygon may miss each other, after their turns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +284,9 @@ def _wrapped(polygon: BaseGeometry) -> BaseGeometry:
         part = polygon.intersection(box(shift - 180.0, -90.0, shift + 180.0, 90.0))
         if part.area > 0:
             parts.append(translate(part, -shift))
-    return union_all(parts) if parts else polygon
+    if len(parts) > 1:
+        return union_all(parts, grid_size=_SEAM)
+    return parts[0] if parts else polygon
 
 
 def _geojson(geometry: BaseGeometry, digits: int = _DIGITS) -> dict[str, Any]:

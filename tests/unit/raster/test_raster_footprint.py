@@ -220,3 +220,28 @@ def test_the_smallest_and_thinnest_raster_has_a_footprint(
     found = footprint(profile("EPSG:4326", transform, *pixels))
     assert found is not None
     assert_follows_rfc_7946(found)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    crs=st.sampled_from(["EPSG:3031", "EPSG:3413"]),
+    x=st.floats(-1e6, 1e6),
+    y=st.floats(-1e6, 1e6),
+    size=st.floats(0.1, 5_000),
+    turn=st.floats(0, 360),
+    mirrored=st.booleans(),
+)
+@example(crs="EPSG:3031", x=-57_000, y=80_000, size=5_000, turn=0.0, mirrored=True)
+def test_every_polar_raster_has_a_footprint_that_holds_its_middle(
+    *, crs: str, x: float, y: float, size: float, turn: float, mirrored: bool
+) -> None:
+    from pyproj import Transformer
+
+    scale = Affine.scale(-size if mirrored else size, -size)
+    transform = Affine.translation(x, y) @ Affine.rotation(turn) @ scale @ Affine.translation(-40, -60)
+    raster = profile(crs, transform)
+    found = footprint(raster)
+    assert found is not None
+    assert_follows_rfc_7946(found)
+    middle = Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform(*raster.ground(50, 50))
+    assert shape(found.geometry).buffer(1e-6).covers(Point(middle))
