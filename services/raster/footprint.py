@@ -241,10 +241,14 @@ def _around_pole(ring: Floats, latitudes: Floats, *, north: bool) -> Footprint:
 
 def _as_footprint(ring: Floats, latitudes: Floats) -> Footprint:
     import numpy as np
+    from shapely.affinity import affine_transform
     from shapely.geometry import Polygon
 
-    size = max(float(np.ptp(ring)), float(np.ptp(latitudes)), 1e-9)
-    polygon = Polygon(zip(ring, latitudes, strict=True)).simplify(_SIMPLIFY * size)
+    # Simplified by shares of its extents: near a pole they differ by orders of magnitude.
+    west, south = float(ring.min()), float(latitudes.min())
+    across, up = max(float(np.ptp(ring)), 1e-12), max(float(np.ptp(latitudes)), 1e-12)
+    shares = Polygon(zip((ring - west) / across, (latitudes - south) / up, strict=True)).simplify(_SIMPLIFY)
+    polygon = affine_transform(shares, [across, 0.0, 0.0, up, west, south])
     left, south, right, north = polygon.bounds
     if right - left >= 360.0 - 1e-9:
         west, east = -180.0, 180.0
