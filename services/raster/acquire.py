@@ -21,6 +21,7 @@ from services.raster import archive, companions, subdatasets, vrt
 from services.raster.errors import Code, RasterError
 from services.raster.gdal import MIB, driver_for
 from services.raster.source import Source, first_bytes, local_path, readable_file
+from services.raster.uniform import uniform
 from services.raster.watch import StopRequested
 
 COPIED_UP_TO = 64 * MIB
@@ -66,7 +67,7 @@ def source_of(
                 f"{field}: {source.name} is a GDAL VRT that came alone, without the files that it names; give "
                 "the rasters themselves, or a VRT on a mounted directory",
             )
-        return vrt.rewritten(source, directory, storage)
+        return uniform(vrt.rewritten(source, directory, storage), directory)
     if (kind := subdatasets.kind_of(head)) is not None:
         return subdatasets.written_out(source, kind, subdataset, directory)
     if subdataset is not None:
@@ -74,7 +75,7 @@ def source_of(
             Code.OPTION_NOT_ALLOWED,
             f"subdataset: {source.name} has no variables to choose from; only netCDF and HDF files have",
         )
-    return companions.joined(source, beside, directory)
+    return uniform(companions.joined(source, beside, directory), directory)
 
 
 def source_to_inspect(source_url: str, context: DockerTaskContext, *, subdataset: str | None = None) -> Source:

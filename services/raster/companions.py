@@ -9,7 +9,7 @@ https://gdal.org/en/stable/drivers/raster/wld.html.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -19,11 +19,13 @@ from xml.etree import ElementTree
 from core.errors import InvalidInput, PermanentError
 from core.storage import Storage
 from services.raster.errors import Code, RasterError
+from services.raster.finding import Finding, FindingCode
 from services.raster.gdal import driver_for, of_one_format
 from services.raster.pam import finite_numbers, set_transform, take_description
 from services.raster.safe_xml import parsed, read_bounded
 from services.raster.source import Source, first_bytes, open_source, readable_file
 from services.raster.validation import refuse_truncated
+from services.raster.wrapping import as_vrt, name_source, written
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
@@ -99,44 +101,33 @@ def joined(source: Source, found: Sequence[Companion], directory: Path) -> Sourc
         )
     with open_source(source) as dataset:
         refuse_truncated(dataset, source.size, source.name)
-        tree = _as_vrt(dataset, source.path)
+        tree = as_vrt(dataset, source.path)
         used = [each for each in found if _READ[each.kind](each, source, dataset, tree)]
         driver = dataset.driver
-    unused = tuple(each.name for each in found if each.kind is Kind.MASK and each not in used)
+    remarks = list(_remarks(found, used))
     if not used:
-        return replace(source, unused=unused)
-    target = directory / "joined.vrt"
-    part = directory / "joined.vrt.part"
-    directory.mkdir(parents=True, exist_ok=True)
-    ElementTree.ElementTree(tree).write(part, encoding="utf-8")
-    part.replace(target)
+        return replace(source, remarks=(*source.remarks, *remarks))
     return replace(
         source,
-        path=target,
+        path=written(tree, directory / "joined.vrt"),
         driver="VRT",
         format=driver,
         file_bytes=source.size + sum(each.path.stat().st_size for each in used if each.kind is Kind.MASK),
         version="|".join([source.version, *(f"{each.name}|{each.version}" for each in used)]),
-        companions=tuple(each.name for each in used),
-        unused=unused,
+        remarks=(*source.remarks, *remarks),
     )
 
 
-def _as_vrt(dataset: DatasetReader, path: Path) -> ElementTree.Element:
-    from rasterio.io import MemoryFile
-    from rasterio.shutil import copy
-
-    with MemoryFile(ext=".vrt") as written:
-        copy(dataset, written.name, driver="VRT")
-        tree = ElementTree.fromstring(written.read())  # noqa: S314 - GDAL has just written it
-    for element in tree.iter("SourceFilename"):
-        _name(element, path)
-    return tree
-
-
-def _name(element: ElementTree.Element, path: Path) -> None:
-    element.text = str(path)
-    element.attrib = {"relativeToVRT": "0", "shared": "0"}
+def _remarks(found: Sequence[Companion], used: Sequence[Companion]) -> Iterator[Finding]:
+    if used:
+        names = ", ".join(each.name for each in used)
+        yield Finding(FindingCode.SIDECAR_READ, f"described by files beside it: {names}")
+    for each in found:
+        if each.kind is Kind.MASK and each not in used:
+            yield Finding(
+                FindingCode.SIDECAR_IGNORED,
+                f"{each.name} is not used: the raster has a mask of its own, or this is none of all its bands",
+            )
 
 
 def _refuser(companion: Companion, source: Source) -> Callable[[str], RasterError]:
@@ -169,7 +160,7 @@ def _read_mask(companion: Companion, source: Source, dataset: DatasetReader, tre
         return False
     band = ElementTree.SubElement(ElementTree.SubElement(tree, "MaskBand"), "VRTRasterBand", {"dataType": "Byte"})
     simple = ElementTree.SubElement(band, "SimpleSource")
-    _name(ElementTree.SubElement(simple, "SourceFilename"), companion.path)
+    name_source(ElementTree.SubElement(simple, "SourceFilename"), companion.path)
     ElementTree.SubElement(simple, "SourceBand").text = "1"
     return True
 

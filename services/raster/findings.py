@@ -4,48 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any
 
+from services.raster.finding import Finding, FindingCode
 from services.raster.profile import Georeferencing, Profile, crs_name
 from services.raster.source import Source
 from services.raster.statistics import BandStatistics
-
-
-class FindingCode(StrEnum):
-    """Machine-readable names of the warnings."""
-
-    NODATA_MISSING = "NODATA_MISSING"
-    NODATA_OUT_OF_RANGE = "NODATA_OUT_OF_RANGE"
-    NODATA_DIFFERS = "NODATA_DIFFERS"
-    ALPHA_AND_NODATA = "ALPHA_AND_NODATA"
-    ALL_NODATA = "ALL_NODATA"
-    NON_FINITE_PIXELS = "NON_FINITE_PIXELS"
-    ROTATED = "ROTATED"
-    SOUTH_UP = "SOUTH_UP"
-    NON_SQUARE_PIXELS = "NON_SQUARE_PIXELS"
-    GCP_ONLY = "GCP_ONLY"
-    SUSPICIOUS_EXTENT = "SUSPICIOUS_EXTENT"
-    NOT_EARTH = "NOT_EARTH"
-    WIDE_DTYPE = "WIDE_DTYPE"
-    MIXED_DTYPES = "MIXED_DTYPES"
-    CRS_FROM_PARAMETER = "CRS_FROM_PARAMETER"
-    INPUT_CRS_IGNORED = "INPUT_CRS_IGNORED"
-    SIDECAR_READ = "SIDECAR_READ"
-    SIDECAR_IGNORED = "SIDECAR_IGNORED"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One warning."""
-
-    code: FindingCode
-    message: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
-        return {"code": self.code.value, "message": self.message}
 
 
 def find(
@@ -57,7 +20,7 @@ def find(
         *_about_place(profile),
         *_about_pixels(profile, statistics),
         *_about_crs(profile, input_crs, own_crs=own_crs),
-        *_about_sidecars(source),
+        *source.remarks,
     ]
 
 
@@ -68,10 +31,8 @@ def _about_nodata(profile: Profile, statistics: Sequence[BandStatistics]) -> Ite
         yield Finding(FindingCode.NODATA_MISSING, "no nodata value, mask or alpha band: every pixel counts as valid")
     if known and profile.has_alpha:
         yield Finding(FindingCode.ALPHA_AND_NODATA, "both an alpha band and a nodata value say which pixels are valid")
-    if len({str(value) for value in values}) > 1:
-        yield Finding(FindingCode.NODATA_DIFFERS, f"the bands have different nodata values: {list(map(str, values))}")
     outside = sorted(
-        {f"{value:g}" for value, dtype in zip(values, profile.dtypes, strict=True) if not _fits(value, dtype)}
+        {f"{value:g}" for value, dtype in zip(values, profile.dtypes, strict=True) if not fits(value, dtype)}
     )
     if outside:
         yield Finding(
@@ -81,7 +42,8 @@ def _about_nodata(profile: Profile, statistics: Sequence[BandStatistics]) -> Ite
         yield Finding(FindingCode.ALL_NODATA, "not one valid pixel was seen")
 
 
-def _fits(value: float | None, dtype: str) -> bool:
+def fits(value: float | None, dtype: str) -> bool:
+    """Whether a pixel of ``dtype`` can have the value; None, which is no value, fits."""
     import numpy as np
 
     if value is None or dtype.startswith("float"):
@@ -112,8 +74,6 @@ def _about_pixels(profile: Profile, statistics: Sequence[BandStatistics]) -> Ite
     wide = sorted({dtype for dtype in profile.dtypes if dtype in {"float64", "int64", "uint64"}})
     if wide:
         yield Finding(FindingCode.WIDE_DTYPE, f"{', '.join(wide)} pixels take twice the space of a 32-bit type")
-    if len(set(profile.dtypes)) > 1:
-        yield Finding(FindingCode.MIXED_DTYPES, f"the bands have different types: {', '.join(profile.dtypes)}")
 
 
 def _about_crs(profile: Profile, input_crs: str | None, *, own_crs: bool) -> Iterator[Finding]:
@@ -132,13 +92,3 @@ def _about_crs(profile: Profile, input_crs: str | None, *, own_crs: bool) -> Ite
         yield Finding(FindingCode.NOT_EARTH, f"{crs_name(profile.crs)} is not on Earth; the STAC item has no geometry")
     elif problem := covers_earth(profile):
         yield Finding(FindingCode.SUSPICIOUS_EXTENT, problem)
-
-
-def _about_sidecars(source: Source) -> Iterator[Finding]:
-    if source.companions:
-        yield Finding(FindingCode.SIDECAR_READ, f"described by files beside it: {', '.join(source.companions)}")
-    if source.unused:
-        yield Finding(
-            FindingCode.SIDECAR_IGNORED,
-            f"not used: {', '.join(source.unused)}: the raster has a mask of its own, or this is none of all its bands",
-        )

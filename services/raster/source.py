@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from core.storage import RemoteReader
 from services.raster.errors import Code, RasterError
+from services.raster.finding import Finding
 from services.raster.gdal import MIB, SOURCE_FORMATS, driver_for, gdal_errors, gdal_messages, judged_here
 from services.raster.tiff_layout import first_directory_offset
 
@@ -47,8 +48,7 @@ class Source:
         driver: the one GDAL driver that may open it; None: the one of ``SOURCE_FORMATS`` that its first bytes name.
         format: the driver of the raster itself, when ``path`` is a VRT around it.
         file_bytes: bytes of pixels on disk, when the file at ``path`` is not all there is (a checked VRT).
-        companions: names of the files beside it that were read with it.
-        unused: names of masks beside it that were not.
+        remarks: what its owner should know of how it is read.
         reader: what it is read through, when it is not on this machine; ``path`` is only a name then.
     """
 
@@ -59,8 +59,7 @@ class Source:
     driver: str | None = None
     format: str | None = None
     file_bytes: int | None = None
-    companions: tuple[str, ...] = ()
-    unused: tuple[str, ...] = ()
+    remarks: tuple[Finding, ...] = ()
     reader: RemoteReader | None = None
 
     @classmethod

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from services.raster.errors import Code, RasterError
-from services.raster.findings import Finding, find
+from services.raster.finding import Finding
+from services.raster.findings import find
 from services.raster.gdal import gdal_errors, gdal_messages
 from services.raster.profile import Profile, as_json_number, crs_name, has_own_crs, read_profile
 from services.raster.raster_type import Detection, detect

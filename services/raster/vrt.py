@@ -24,6 +24,7 @@ from services.raster.parameters import parsed_safely
 from services.raster.safe_xml import parsed
 from services.raster.source import Source, first_bytes, open_source, readable_file
 from services.raster.validation import refuse_truncated
+from services.raster.wrapping import name_source, written
 
 MAX_FILES = 5_000
 
@@ -88,13 +89,8 @@ def rewritten(source: Source, directory: Path, storage: Storage) -> Source:
             if len(files) == MAX_FILES:
                 raise _refused(source, f"names more than {MAX_FILES} files")
             files[path] = _checked_raster(path, source, storage, directory / f"joined-{len(files)}")
-        element.text = str(files[path].path)
-        element.attrib.clear()
-        element.set("relativeToVRT", "0")
-        element.set("shared", "0")
-    directory.mkdir(parents=True, exist_ok=True)
-    target = directory / "source.vrt"
-    ElementTree.ElementTree(tree).write(target, encoding="utf-8")
+        name_source(element, files[path].path)
+    target = written(tree, directory / "source.vrt")
     versions = sha256("\n".join([source.version, *(file.version for file in files.values())]).encode()).hexdigest()
     file_bytes = max(1, sum(file.size for file in files.values()))
     return replace(source, path=target, driver="VRT", version=versions, file_bytes=file_bytes)

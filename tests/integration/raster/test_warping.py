@@ -150,3 +150,23 @@ def test_every_kernel_is_gdals(resampling: str, *, points: bool, how: dict[str, 
     differs = found != expected
     assert differs.mean() <= FEW
     assert resampling == "mode" or np.abs(found[differs].astype(int) - expected[differs]).max(initial=0) <= 1
+
+
+@pytest.mark.parametrize("how", [{}, TILES], ids=["one COG", "tiles"])
+@pytest.mark.parametrize("resampling", ["bilinear", "cubic", "average"])
+@pytest.mark.parametrize(("dtype", "nodata"), [("uint8", 0), ("int16", -9999), ("float32", float("nan"))])
+def test_what_one_band_lacks_is_not_mixed_into_it(
+    dtype: str, nodata: float, resampling: str, how: dict[str, Any], tmp_path: Path
+) -> None:
+    pixels = np.empty((2, 600, 500), dtype)
+    pixels[0], pixels[1] = 200, 100
+    pixels[:, :200, :200] = nodata
+    pixels[0, 300:400, 200:300] = nodata
+    source = write_raster(tmp_path / "holes.tif", pixels, nodata=nodata)
+    parameters = {"target_crs": "EPSG:4326", "resampling": resampling, "raster_type": "multispectral"}
+    with rasterio.open(made_of(source, tmp_path, **parameters, **how)) as made:
+        masks, found = made.read_masks() > 0, made.read()
+    assert np.unique(found[0][masks[0]]) == pytest.approx([200])
+    assert np.unique(found[1][masks[1]]) == pytest.approx([100])
+    only_in_the_second = masks[1] & ~masks[0]
+    assert only_in_the_second.sum() == pytest.approx(100 * 100, rel=0.05)
