@@ -77,6 +77,11 @@ def _halved(pixels: Pixels, layout: Layout, how: Resampling) -> Pixels:
         top, left = part.top // 2, part.left // 2
         here = smaller[:, top : top + part.height // 2, left : left + part.width // 2]
         here[:] = _resampled(_without_full_mask(padded.part(part)), layout, kernel)
+    if how is Resampling.MODE and layout.nodata is not None and _can_hold(layout):
+        # GDAL 3.10 makes zeros of four pixels without data.
+        empty = np.isnan(values) if np.isnan(layout.nodata) else values == layout.nodata
+        pairs = empty[:, ::2] & empty[:, 1::2]
+        smaller[pairs[:, :, ::2] & pairs[:, :, 1::2]] = layout.nodata
     if mask is None:
         return Pixels(smaller, None)
     either = mask[::2] | mask[1::2]

@@ -88,3 +88,24 @@ def test_an_overview_is_the_same_made_at_once_or_in_parts(dtype: str, how: Resam
     with gdal_environment():
         slices = [halved(values[:, row : row + 64]) for row in range(0, values.shape[1], 64)]
         np.testing.assert_array_equal(halved(values), np.concatenate(slices, axis=1))
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize("how", [Resampling.MODE, Resampling.AVERAGE])
+@pytest.mark.parametrize(
+    ("dtype", "nodata"), [("uint8", 255), ("int16", -9999), ("float32", float("nan")), ("float64", -1e30)]
+)
+def test_an_overview_is_without_data_where_all_of_its_pixels_are(dtype: str, nodata: float, how: Resampling) -> None:
+    values = np.full((2, HEIGHT, WIDTH), 7, dtype)
+    values[0, 10:30, 20:41] = nodata
+    values[1, 70:, 90:] = nodata
+    layout = Layout(
+        width=WIDTH, height=HEIGHT, count=2, dtype=dtype, crs=None, transform=Affine.identity(), nodata=nodata,
+        masked=False, alpha=None,
+    )  # fmt: skip
+    expected = np.full((2, 38, 51), 7, dtype)
+    expected[0, 5:15, 10:20] = nodata
+    expected[1, 35:, 45:] = nodata
+    with gdal_environment():
+        [_, half] = halvings(Pixels(values, None), Box(0, 0, HEIGHT, WIDTH), layout, how, 1)
+    np.testing.assert_array_equal(half.values, expected)
