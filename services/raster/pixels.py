@@ -206,12 +206,12 @@ class PlainPixels:
 class WarpedPixels:
     """A raster's pixels in another CRS.
 
-    The destination grid and the scale of the kernel are fixed once for the whole raster (GDAL would take the scale of
-    each window), so that a pixel is the same in whichever window it is read, and tiles meet without a seam. What lies
+    The destination grid and the scale of the kernel are those of the whole raster (GDAL would take the scale of each
+    window), so that a pixel is the same in whichever window it is read, and tiles meet without a seam. What lies
     outside the source becomes nodata; without a nodata value, NaN in rasters of floats and a mask in others.
 
-    For a raster placed by ground control points the grid is the one that GDAL suggests, which is the same each time:
-    given one, rasterio would leave the points out.
+    The grid is the one that GDAL suggests, the same each time, and is not given back to it but where it must be
+    another: rasterio then leaves out ground control points, and the place, by which PROJ chooses a datum shift.
     """
 
     def __init__(
@@ -226,26 +226,27 @@ class WarpedPixels:
         self._nodata = nodata
         self._mask_band = nodata is None and not profile.has_alpha
         self._center_long = target.is_geographic and crosses_antimeridian(profile)
-        self._grid = grid_for(profile, target)
+        self._given_grid = grid_for(profile, target)
         self._scales: tuple[float, float] | None = None
-        seen = 1.0 if self._grid is None else shown_share(profile)
+        seen = 1.0 if self._given_grid is None else shown_share(profile)
         self._name = source.name
         with ExitStack() as stack:
             view = self._view(source, stack)
             self._bound(view)
-            # GDAL suggests no row at all where less than half of one would do.
-            self._grid = Grid(view.transform, max(1, view.width), max(1, view.height))
-        self._scales = (self._grid.width / profile.width, self._grid.height / (profile.height * seen))
+            grid = Grid(view.transform, max(1, view.width), max(1, view.height))
+            if not (view.width and view.height):  # GDAL suggests no row where less than half of one would do
+                self._given_grid = grid
+        self._scales = (grid.width / profile.width, grid.height / (profile.height * seen))
         bands = _bands(profile, options)
         lossy_mask = not options.lossless and (nodata is not None or profile.has_alpha)
         self._bands = [*range(1, profile.count + 1)] if options.lossless else bands.numbers
         self.layout = Layout(
-            width=self._grid.width,
-            height=self._grid.height,
+            width=grid.width,
+            height=grid.height,
             count=len(self._bands),
             dtype=profile.dtype,
             crs=target,
-            transform=self._grid.transform,
+            transform=grid.transform,
             nodata=nodata if options.lossless else None,
             masked=self._mask_band or lossy_mask,
             alpha=bands.alpha,
@@ -264,9 +265,9 @@ class WarpedPixels:
         from rasterio.enums import Resampling
         from rasterio.vrt import WarpedVRT
 
-        grid = self._grid
+        grid = self._given_grid
         wanted: dict[str, Any] = {}
-        if grid is not None and self._profile.georeferencing is not Georeferencing.GCPS:
+        if grid is not None:
             wanted = {"transform": grid.transform, "width": grid.width, "height": grid.height}
         if self._scales is not None:
             wanted |= {"XSCALE": self._scales[0], "YSCALE": self._scales[1]}

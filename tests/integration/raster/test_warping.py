@@ -152,7 +152,24 @@ def test_every_kernel_is_gdals(resampling: str, *, points: bool, how: dict[str, 
     assert resampling == "mode" or np.abs(found[differs].astype(int) - expected[differs]).max(initial=0) <= 1
 
 
-@pytest.mark.parametrize("how", [{}, TILES], ids=["one COG", "tiles"])
+@BOTH_WAYS
+@pytest.mark.parametrize("crs", ["EPSG:23032", "EPSG:26710", "EPSG:27700"])
+def test_the_datum_shift_is_that_of_the_place(crs: str, how: dict[str, Any], tmp_path: Path) -> None:
+    """PROJ knows several from ED50 and from NAD27, metres apart; GDAL takes the one for where the raster lies."""
+    place = {"EPSG:23032": (500_000, 5_300_000), "EPSG:26710": (550_000, 4_200_000), "EPSG:27700": (530_000, 180_000)}
+    pixels = textured(1, 700, 600, "uint16") + 1
+    transform = Affine.translation(*place[crs]) @ Affine.scale(1, -1)
+    source = write_raster(tmp_path / "scene.tif", pixels, crs=crs, transform=transform, nodata=0)
+    made = made_of(source, tmp_path, target_crs="EPSG:4326", resampling="nearest", **how)
+    with (
+        rasterio.open(source) as given,
+        rasterio.open(made) as warped,
+        WarpedVRT(given, crs="EPSG:4326", tolerance=1e-9) as exactly,
+    ):
+        assert (warped.read() != exactly.read()).mean() <= FEW
+
+
+@BOTH_WAYS
 @pytest.mark.parametrize("resampling", ["bilinear", "cubic", "average"])
 @pytest.mark.parametrize(("dtype", "nodata"), [("uint8", 0), ("int16", -9999), ("float32", float("nan"))])
 def test_what_one_band_lacks_is_not_mixed_into_it(
