@@ -63,7 +63,8 @@ def _remarks(dtypes: Sequence[str], nodata: Sequence[float | None]) -> Iterator[
     if len({str(value) for value in nodata}) > 1:
         yield Finding(
             FindingCode.NODATA_DIFFERS,
-            f"the bands have different nodata values ({', '.join(map(str, nodata))}); the output has the first for all",
+            f"the bands have different nodata values ({', '.join(map(str, nodata))}); "
+            "the output has one for all, the first that fits",
         )
     if len(set(dtypes)) > 1:
         yield Finding(
