@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _MAX_OBJECTS = 100_000
 _SHOWN = 30
+_BOUNDS = ("_bnds", "_bounds")
+"""How the names of the tables end that hold the edges of a coordinate's cells. Source: CF conventions, 7.1."""
 
 
 class Kind(StrEnum):
@@ -144,13 +146,17 @@ def _chosen(plain: Path, drivers: tuple[str, ...], subdataset: str | None, sourc
     import rasterio
 
     found: dict[str, tuple[str, str]] = {}
+    alone: tuple[str, str] | None = None
     reasons: list[str] = []
     for driver in drivers:
         try:
             with judged_here(), rasterio.open(plain, driver=driver) as dataset:
                 names = {_variable(name): (name, driver) for name in dataset.subdatasets}
-                if not names and dataset.count:
+                if not names and dataset.count and not found:
                     names = {_only_variable(dataset): (str(plain), driver)}
+                if not found:  # the HDF5 driver, which comes second, counts every table as a raster
+                    fields = [name for name in names if not name.endswith(_BOUNDS)]
+                    alone = names[fields[0]] if len(fields) == 1 else None
                 found = names | found
         except gdal_errors() as error:
             reasons.append(str(error.__cause__ or error))
@@ -159,8 +165,8 @@ def _chosen(plain: Path, drivers: tuple[str, ...], subdataset: str | None, sourc
             Code.CORRUPT_DATA if reasons else Code.NO_BANDS,
             f"{source.name} has no variable that is a raster{': ' + '; '.join(reasons) if reasons else ''}",
         )
-    if subdataset is None and len(found) == 1:
-        return next(iter(found.values()))
+    if subdataset is None and alone is not None:
+        return alone
     if subdataset is not None and (match := _match(subdataset, found)) is not None:
         return found[match]
     shown = ", ".join(sorted(found)[:_SHOWN])

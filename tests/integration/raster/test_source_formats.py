@@ -169,11 +169,28 @@ def test_variables_must_be_named_and_the_error_lists_them(given: dict[str, str],
     assert error.details["available"] == ["Band1", "Band2", "Band3"]
 
 
-def test_the_only_variable_need_not_be_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["NC", "NC4"])
+def test_the_only_variable_need_not_be_named(form: str, tmp_path: Path) -> None:
     one = write_raster(tmp_path / "one.tif", textured(1, 30, 40, "int16"))
     with gdal_environment():
-        copy(one, tmp_path / "one.nc", driver="netCDF")
+        copy(one, tmp_path / "one.nc", driver="netCDF", FORMAT=form)
     assert validated(tmp_path / "one.nc", tmp_path)["shape"] == [30, 40]
+
+
+def test_bounds_of_coordinates_are_no_variable_to_choose_from(tmp_path: Path) -> None:
+    path = tmp_path / "one.nc"
+    with h5py.File(path, "w") as file:
+        file["temperature"] = textured(1, 30, 40, "float32")[0]
+        for name, values in (("lat", np.arange(50, 20, -1.0)), ("lon", np.arange(0, 40, 1.0))):
+            file[name] = values
+            file[name].make_scale(name)
+            file[name].attrs["units"] = np.bytes_("degrees_north" if name == "lat" else "degrees_east")
+            file[name].attrs["bounds"] = np.bytes_(f"{name}_bnds")
+            file[f"{name}_bnds"] = np.stack([values - 0.5, values + 0.5], axis=1)
+        file["temperature"].dims[0].attach_scale(file["lat"])
+        file["temperature"].dims[1].attach_scale(file["lon"])
+    found = validated(path, tmp_path, input_crs="EPSG:4326")
+    assert (found["shape"], found["bounds"]) == ([30, 40], pytest.approx([-0.5, 20.5, 39.5, 50.5]))
 
 
 def test_a_variable_of_an_hdf5_file(tmp_path: Path) -> None:
