@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from services.raster.profile import parsed_crs
 from services.raster.source import local_path, open_source
 from services.raster.stac_collection import VRT_MEDIA_TYPE, build_collection, file_asset
 from services.raster.steps import write_json
-from services.raster.vrt_write import Piece, mosaic_document
+from services.raster.vrt_write import Piece, cover, mosaic_document
 from services.raster.watch import StopRequested
 
 _SAME_SIZE = 1e-6
@@ -189,6 +189,8 @@ def _mosaic(
         for member in members
     ]
     described = _description(str(params.processed[0]["described_by"]), context)
+    if not layout.can_be_empty and not described.has_alpha and not cover(pieces, layout.width, layout.height):
+        layout = replace(layout, masked=True)
     content = mosaic_document(layout, pieces, description=described)
     path = outputs.directory / f"{params.collection_id}.vrt"
     publish_bytes(content, path, context.task_id)

@@ -75,6 +75,11 @@ class Description:
     colorinterp: Sequence[ColorInterp]
     colormaps: Mapping[int, Mapping[int, tuple[int, ...]]] = field(default_factory=dict)
 
+    @property
+    def has_alpha(self) -> bool:
+        """Whether a band says which pixels are valid."""
+        return any(interp.name == "alpha" for interp in self.colorinterp)
+
     @classmethod
     def of(cls, source: DatasetReader, bands: Sequence[int]) -> Description:
         """What ``source`` says of itself and of those bands. Statistics are not taken: they may be stale."""

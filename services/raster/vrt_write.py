@@ -20,7 +20,8 @@ _BLOCK = {"TILED": "YES", "BLOCKXSIZE": 512, "BLOCKYSIZE": 512}
 class Piece:
     """A file of a mosaic: its name relative to the VRT, its size, and where its pixels lie in the mosaic.
 
-    ``nodata``: its pixels of that value are not shown, so that pieces may overlap.
+    ``nodata``: its pixels of that value are not shown, nor are those that its mask hides when it is ``masked``, so that
+    pieces may overlap.
     """
 
     name: str
@@ -84,7 +85,8 @@ def _fill(band: ElementTree.Element, pieces: Sequence[Piece], number: str, overv
         ElementTree.SubElement(low, "SourceFilename", {"relativeToVRT": "1"}).text = overview
         ElementTree.SubElement(low, "SourceBand").text = number
     for piece in pieces:
-        shown = not number.startswith("mask") and (piece.nodata is not None or piece.masked)
+        of_mask = number.startswith("mask")
+        shown = piece.masked if of_mask else piece.nodata is not None or piece.masked
         source = ElementTree.SubElement(band, "ComplexSource" if shown else "SimpleSource")
         ElementTree.SubElement(source, "SourceFilename", {"relativeToVRT": "1"}).text = piece.name
         ElementTree.SubElement(source, "SourceBand").text = number
@@ -92,7 +94,25 @@ def _fill(band: ElementTree.Element, pieces: Sequence[Piece], number: str, overv
         ElementTree.SubElement(source, "SrcRect", {"xOff": "0", "yOff": "0", **size})
         place = {"xOff": piece.left, "yOff": piece.top, "xSize": piece.across, "ySize": piece.down}
         ElementTree.SubElement(source, "DstRect", {name: f"{value:.12g}" for name, value in place.items()})
-        if shown and piece.nodata is not None:
+        if shown and of_mask:
+            ElementTree.SubElement(source, "NODATA").text = "0"
+        elif shown and piece.nodata is not None:
             ElementTree.SubElement(source, "NODATA").text = f"{piece.nodata:.17g}"
         elif shown:
             ElementTree.SubElement(source, "UseMaskBand").text = "true"
+
+
+def cover(pieces: Sequence[Piece], width: int, height: int) -> bool:
+    """Whether every pixel of a mosaic of ``width`` x ``height`` pixels lies in a piece."""
+    import numpy as np
+
+    def ends(starts: Iterable[float], lengths: Iterable[float]) -> Any:
+        return np.round([[start, start + length] for start, length in zip(starts, lengths, strict=True)], 3)
+
+    across = ends((piece.left for piece in pieces), (piece.across for piece in pieces))
+    down = ends((piece.top for piece in pieces), (piece.down for piece in pieces))
+    columns, rows = (np.unique([0, size, *edges.ravel()]) for edges, size in ((across, width), (down, height)))
+    covered = np.zeros((len(rows), len(columns)), dtype=bool)  # of the rectangles that begin at each row and column
+    for (top, bottom), (left, right) in zip(np.searchsorted(rows, down), np.searchsorted(columns, across), strict=True):
+        covered[top:bottom, left:right] = True
+    return bool(covered[np.ix_(rows < height, columns < width)].all())

@@ -54,6 +54,37 @@ def test_many_rasters_become_one_collection_and_one_mosaic(tmp_path: Path) -> No
         assert mosaic.crs.to_epsg() == 32633
 
 
+@pytest.mark.parametrize("kept", [[0, 1, 2, 3], [0, 1, 3], [1, 2]], ids=["whole", "a gap", "corners"])
+def test_what_no_raster_covers_is_without_data(kept: list[int], tmp_path: Path) -> None:
+    sources, whole = quarters(tmp_path)
+    done = run(tmp_path, [sources[number] for number in kept])
+    covered = np.zeros(whole.shape[1:], bool)
+    for number in kept:
+        covered[100 * (number // 2) :, 120 * (number % 2) :][:100, :120] = True
+    with rasterio.open(done.job.result_data["mosaic"]["path"]) as mosaic:
+        np.testing.assert_array_equal(mosaic.dataset_mask() > 0, covered)
+        np.testing.assert_array_equal(mosaic.read()[:, covered], whole[:, covered])
+
+
+def test_rasters_that_overlap_show_what_any_of_them_has(tmp_path: Path) -> None:
+    """A later raster lies over an earlier one, but not where its mask hides it."""
+    expected, shown, sources = np.zeros((150, 100), "uint8"), np.zeros((150, 100), bool), []
+    for number, top in enumerate((0, 50)):
+        pixels = textured(1, 100, 100, "uint8", number)
+        mask = np.random.default_rng(number).random((100, 100)) < 0.6
+        place = Affine(10, 0, 500_000, 0, -10, 5_000_000 - 10 * top)
+        path = write_raster(tmp_path / f"{number}.tif", pixels, transform=place)
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as raster:
+            raster.write_mask(mask)
+        sources.append(str(path))
+        expected[top : top + 100][mask] = pixels[0][mask]
+        shown[top : top + 100] |= mask
+    done = run(tmp_path, sources)
+    with rasterio.open(done.job.result_data["mosaic"]["path"]) as mosaic:
+        np.testing.assert_array_equal(mosaic.dataset_mask() > 0, shown)
+        np.testing.assert_array_equal(mosaic.read(1)[shown], expected[shown])
+
+
 def test_collect_names_what_failed_and_keeps_the_rest(tmp_path: Path) -> None:
     sources, _ = quarters(tmp_path)
     missing = str(tmp_path / "missing.tif")
