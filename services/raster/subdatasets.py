@@ -155,7 +155,7 @@ def _chosen(plain: Path, drivers: tuple[str, ...], subdataset: str | None, sourc
                 if not names and dataset.count and not found:
                     names = {_only_variable(dataset): (str(plain), driver)}
                 if not found:  # the HDF5 driver, which comes second, counts every table as a raster
-                    fields = [name for name in names if not name.endswith(_BOUNDS)]
+                    fields = [name for name in names if not name.endswith(_BOUNDS)] or list(names)
                     alone = names[fields[0]] if len(fields) == 1 else None
                 found = names | found
         except gdal_errors() as error:

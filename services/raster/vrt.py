@@ -141,9 +141,9 @@ def _checked_file(element: ElementTree.Element, source: Source, storage: Storage
 
 
 def _checked_raster(path: Path, source: Source, storage: Storage, directory: Path) -> Source:
-    raster = Source.of_file(path)
     try:
         size = readable_file(path)
+        raster = Source.of_file(path)
         head = first_bytes(path)
         if not of_one_format(head):
             raise _refused(source, f"names {path.name}, which is in none of the formats that are read")

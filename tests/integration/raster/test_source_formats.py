@@ -123,6 +123,20 @@ def test_a_vrt_may_name_rasters_below_a_listed_directory_only(tmp_path: Path) ->
         validated(mosaic(tmp_path / "in", library, library, relative=0), tmp_path)
 
 
+def test_a_vrt_with_a_file_that_is_not_there(tmp_path: Path) -> None:
+    write_raster(tmp_path / "left.tif", textured(1, 30, 40, "uint8", 1))
+    error = refusal(mosaic(tmp_path, "left.tif", "right.tif"), tmp_path)
+    assert error.code == "VRT_REFUSED"
+    assert "right.tif" in str(error)
+
+
+def test_the_only_variable_may_be_called_bounds(tmp_path: Path) -> None:
+    path = tmp_path / "one.h5"
+    with h5py.File(path, "w") as file:
+        file["forest_bounds"] = textured(1, 30, 40, "uint16")[0]
+    assert refusal(path, tmp_path, input_crs="EPSG:32633").code == "NOT_GEOREFERENCED"
+
+
 def test_a_vrt_with_a_file_that_is_cut_short(tmp_path: Path) -> None:
     write_raster(tmp_path / "left.tif", textured(1, 30, 40, "uint8", 1))
     right = write_raster(tmp_path / "right.tif", textured(1, 30, 40, "uint8", 2))
