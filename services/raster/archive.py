@@ -10,12 +10,11 @@ import shutil
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from core.errors import TransientError
-from services.raster.companions import Companion, Kind, belongs_to_another, names_beside
+from services.raster.companions import Companion, among, belongs_to_another
 from services.raster.errors import Code, RasterError
 from services.raster.gdal import MIB, driver_for
 from services.raster.source import MAX_DECLARED_BYTES, Source
@@ -54,11 +53,11 @@ def unpacked(source: Source, directory: Path) -> tuple[Source, list[Companion]]:
             beside = [
                 Companion(
                     kind,
-                    _extracted(archive, found, source, directory / f"unpacked.{kind.name.lower()}"),
-                    found.filename,
-                    f"{found.CRC:08x}",
+                    _extracted(archive, archive.getinfo(each), source, directory / f"unpacked.{kind.name.lower()}"),
+                    each,
+                    f"{archive.getinfo(each).CRC:08x}",
                 )
-                for kind, found in _beside(archive, member)
+                for kind, each in among(member.filename, archive.NameToInfo.__contains__)
             ]
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, RuntimeError) as error:
         raise _refused(source, f"cannot be unpacked: {error}") from error
@@ -104,12 +103,6 @@ def _the_raster(archive: zipfile.ZipFile, source: Source) -> zipfile.ZipInfo:
         listed = ", ".join(member.filename[:80] for member in rasters[:5]) or "none"
         raise _refused(source, f"must hold exactly one raster, and holds {len(rasters)}: {listed}")
     return rasters[0]
-
-
-def _beside(archive: zipfile.ZipFile, raster: zipfile.ZipInfo) -> Iterator[tuple[Kind, zipfile.ZipInfo]]:
-    for kind, names in names_beside(raster.filename).items():
-        if (name := next((each for each in names if each in archive.NameToInfo), None)) is not None:
-            yield kind, archive.getinfo(name)
 
 
 def _refuse_dishonest(member: zipfile.ZipInfo, source: Source) -> None:

@@ -18,13 +18,13 @@ from xml.etree import ElementTree
 
 from core.errors import InvalidInput, PermanentError
 from core.storage import Storage
-from services.raster.errors import Code, RasterError
+from services.raster.errors import Code, RasterError, Refuser
 from services.raster.finding import Finding, FindingCode
 from services.raster.gdal import driver_for, of_one_format
 from services.raster.pam import finite_numbers, set_transform, take_description
 from services.raster.safe_xml import parsed, read_bounded
-from services.raster.source import Source, first_bytes, open_source, readable_file
-from services.raster.validation import refuse_truncated
+from services.raster.source import Source, first_bytes, readable_file
+from services.raster.validation import open_whole
 from services.raster.wrapping import as_vrt, name_source, written
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Companion:
     version: str
 
 
-def names_beside(name: str) -> Mapping[Kind, Sequence[str]]:
+def _names_beside(name: str) -> Mapping[Kind, Sequence[str]]:
     """What the files beside the raster ``name`` are called; of several of a kind the first one counts."""
     stem, dot, ending = name.rpartition(".")
     endings = [ending[0] + ending[-1] + "w", ending + "w"] if dot and ending else []
@@ -62,6 +62,14 @@ def names_beside(name: str) -> Mapping[Kind, Sequence[str]]:
         Kind.WORLD_FILE: [f"{stem if dot else name}.{each}" for each in worlds],
         Kind.MASK: [f"{name}.msk", f"{name}.MSK"],
     }
+
+
+def among(name: str, present: Callable[[str], bool]) -> Iterator[tuple[Kind, str]]:
+    """The names of the files beside the raster ``name`` that are ``present``, one of each kind at most."""
+    for kind, names in _names_beside(name).items():
+        found = next(filter(present, names), None)
+        if found is not None:
+            yield kind, found
 
 
 def belongs_to_another(name: str, names: Iterable[str]) -> bool:
@@ -77,12 +85,9 @@ def found_beside(path: Path, storage: Storage, *, field: str) -> list[Companion]
         StorageRefused: when one is a link to where sources may not be read.
     """
     found = []
-    for kind, names in names_beside(path.name).items():
-        name = next((each for each in names if os.path.isfile(path.parent / each)), None)
-        if name is not None:
-            readable = storage.readable(path.parent / name, field=field)
-            facts = readable.stat()
-            found.append(Companion(kind, readable, name, f"{facts.st_size}|{facts.st_mtime_ns}"))
+    for kind, name in among(path.name, lambda each: os.path.isfile(path.parent / each)):
+        readable = storage.readable(path.parent / name, field=field)
+        found.append(Companion(kind, readable, name, Source.of_file(readable).version))
     return found
 
 
@@ -99,8 +104,7 @@ def joined(source: Source, found: Sequence[Companion], directory: Path) -> Sourc
             Code.FORMAT_NOT_ALLOWED,
             f"source_url: {source.name} is two things at once, and is not read together with {found[0].name}",
         )
-    with open_source(source) as dataset:
-        refuse_truncated(dataset, source.size, source.name)
+    with open_whole(source) as dataset:
         tree = as_vrt(dataset, source.path)
         used = [each for each in found if _READ[each.kind](each, source, dataset, tree)]
         driver = dataset.driver
@@ -130,7 +134,7 @@ def _remarks(found: Sequence[Companion], used: Sequence[Companion]) -> Iterator[
             )
 
 
-def _refuser(companion: Companion, source: Source) -> Callable[[str], RasterError]:
+def _refuser(companion: Companion, source: Source) -> Refuser:
     return lambda why: RasterError(
         Code.SIDECAR_REFUSED,
         f"source_url: {companion.name}, the {companion.kind} beside {source.name}, {why}; mend it or take it away",
@@ -140,12 +144,11 @@ def _refuser(companion: Companion, source: Source) -> Callable[[str], RasterErro
 def _read_mask(companion: Companion, source: Source, dataset: DatasetReader, tree: ElementTree.Element) -> bool:
     refused = _refuser(companion, source)
     try:
-        size = readable_file(companion.path)
+        readable_file(companion.path)
         head = first_bytes(companion.path)
         if driver_for(head) != "GTiff" or not of_one_format(head):
             raise refused("is no TIFF")
-        with open_source(replace(Source.of_file(companion.path), name=companion.name, driver="GTiff")) as mask:
-            refuse_truncated(mask, size, companion.name)
+        with open_whole(replace(Source.of_file(companion.path), name=companion.name, driver="GTiff")) as mask:
             shape, flags = (mask.height, mask.width), mask.tags().get("INTERNAL_MASK_FLAGS_1", "")
             if mask.dtypes[0] != "uint8":
                 raise refused(f"has pixels of type {mask.dtypes[0]}, where uint8 is expected")

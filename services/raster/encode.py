@@ -13,6 +13,7 @@ from services.raster.cog_options import CogOptions
 from services.raster.description import Description, Layout
 from services.raster.errors import Code, RasterError
 from services.raster.gdal import gdal_errors
+from services.raster.nodata import can_occur, differs
 from services.raster.parameters import Resampling, Verification
 from services.raster.pixels import Pixels
 from services.raster.statistics import BandStatistics
@@ -77,15 +78,17 @@ def _halved(pixels: Pixels, layout: Layout, how: Resampling) -> Pixels:
         top, left = part.top // 2, part.left // 2
         here = smaller[:, top : top + part.height // 2, left : left + part.width // 2]
         here[:] = _resampled(_without_full_mask(padded.part(part)), layout, kernel)
-    if how is Resampling.MODE and layout.nodata is not None and _can_hold(layout):
-        # GDAL 3.10 makes zeros of four pixels without data.
-        empty = np.isnan(values) if np.isnan(layout.nodata) else values == layout.nodata
-        pairs = empty[:, ::2] & empty[:, 1::2]
-        smaller[pairs[:, :, ::2] & pairs[:, :, 1::2]] = layout.nodata
-    if mask is None:
-        return Pixels(smaller, None)
-    either = mask[::2] | mask[1::2]
-    return Pixels(smaller, either[:, ::2] | either[:, 1::2])
+    if how is Resampling.MODE and layout.nodata is not None:
+        valid = differs(values, layout.nodata)
+        if valid is not None:  # GDAL 3.10 makes zeros of four pixels without data
+            smaller[~_any_of_four(valid)] = layout.nodata
+    return Pixels(smaller, None if mask is None else _any_of_four(mask))
+
+
+def _any_of_four(flags: Any) -> Any:
+    """Whether any of two by two pixels is set, for half as many rows and columns."""
+    either = flags[..., ::2, :] | flags[..., 1::2, :]
+    return either[..., ::2] | either[..., 1::2]
 
 
 def _parts(pixels: Pixels, *, aligned: bool) -> Iterator[Box]:
@@ -133,7 +136,7 @@ def _in_memory(pixels: Pixels, layout: Layout) -> Iterator[DatasetReader]:
         height=height,
         count=count,
         dtype=layout.dtype,
-        nodata=layout.nodata if _can_hold(layout) else None,
+        nodata=_nodata(layout),
         transform=Affine(1.0, 0.0, 0.0, 0.0, -1.0, 0.0),
     ) as held:
         if layout.alpha is not None:
@@ -146,14 +149,9 @@ def _in_memory(pixels: Pixels, layout: Layout) -> Iterator[DatasetReader]:
         yield held
 
 
-def _can_hold(layout: Layout) -> bool:
-    """Whether the nodata value can occur in the pixels; one that cannot says nothing of them."""
-    import numpy as np
-
-    if layout.nodata is None or layout.dtype.startswith("float"):
-        return True
-    limits = np.iinfo(layout.dtype)
-    return float(layout.nodata).is_integer() and limits.min <= layout.nodata <= limits.max
+def _nodata(layout: Layout) -> float | None:
+    """The nodata value, when a pixel can have it."""
+    return layout.nodata if layout.nodata is not None and can_occur(layout.nodata, layout.dtype) else None
 
 
 @contextmanager
@@ -307,7 +305,7 @@ def open_template(name: str, layout: Layout, creation: Mapping[str, Any]) -> Dat
         dtype=layout.dtype,
         crs=layout.crs,
         transform=layout.transform,
-        nodata=layout.nodata if _can_hold(layout) else None,
+        nodata=_nodata(layout),
         SPARSE_OK=True,
         BIGTIFF="YES",
         **creation,

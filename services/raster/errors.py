@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
@@ -47,3 +48,7 @@ class RasterError(PermanentError):
 
     def __init__(self, code: Code, message: str, **details: Any) -> None:
         super().__init__(message, code=code.value, details=details)
+
+
+Refuser = Callable[[str], RasterError]
+"""Makes the refusal of a thing from the reason why it is refused."""

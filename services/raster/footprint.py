@@ -76,7 +76,7 @@ def covers_earth(profile: Profile) -> str | None:
 
 
 def footprint(profile: Profile) -> Footprint | None:
-    """The outline of all of a raster's pixels; None when its CRS is not on Earth.
+    """The outline of all of a raster's pixels; None when its CRS is not on Earth, or ground control points place it.
 
     Where a part cannot be projected (beyond the limb of a geostationary image), the outline of the rest.
 
@@ -85,7 +85,7 @@ def footprint(profile: Profile) -> Footprint | None:
     """
     import numpy as np
 
-    if profile.crs is None or not is_on_earth(profile.crs):
+    if profile.crs is None or profile.gcp_bounds is not None or not is_on_earth(profile.crs):
         return None
     project = _to_degrees(profile.crs)
 
@@ -323,9 +323,7 @@ def _rounded(value: float, digits: int = _DIGITS) -> float:
 
 
 def crosses_antimeridian(profile: Profile) -> bool:
-    """Whether a raster that has a transform lies on both sides of the 180th meridian without going around the Earth."""
-    if profile.gcp_bounds is not None:
-        return False
+    """Whether the raster lies on both sides of the 180th meridian without going around the Earth."""
     try:
         outline = footprint(profile)
     except RasterError:

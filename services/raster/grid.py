@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.raster.errors import Code, RasterError
 from services.raster.footprint import footprint
-from services.raster.profile import Georeferencing, Profile, crs_name
+from services.raster.profile import Profile, crs_name
 
 if TYPE_CHECKING:
     from affine import Affine
@@ -37,7 +37,7 @@ def grid_for(profile: Profile, target: CRS) -> Grid | None:
     Raises:
         RasterError: CRS_NOT_TRANSFORMABLE when the target's edge runs through the raster.
     """
-    if profile.georeferencing is Georeferencing.GCPS or not target.is_projected:
+    if not target.is_projected:
         return None
     outline = footprint(profile)
     if outline is None:

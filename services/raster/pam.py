@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from xml.etree import ElementTree
 
 from services.raster.description import STATISTICS_TAGS
-from services.raster.errors import RasterError
+from services.raster.errors import Refuser
 from services.raster.parameters import parsed_safely
-
-Refuser = Callable[[str], RasterError]
 
 _OF_BAND = ("Description", "NoDataValue", "UnitType", "Offset", "Scale")
 _NUMBERS = frozenset({"NoDataValue", "Offset", "Scale"})

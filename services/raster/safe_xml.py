@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
-from services.raster.errors import RasterError
+from services.raster.errors import Refuser
 from services.raster.gdal import MIB
 
 MAX_XML_BYTES = 16 * MIB
 
 
-def read_bounded(path: Path, limit: int, refused: Callable[[str], RasterError]) -> bytes:
+def read_bounded(path: Path, limit: int, refused: Refuser) -> bytes:
     """The content of the file at ``path``.
 
     Raises:
@@ -28,7 +27,7 @@ def read_bounded(path: Path, limit: int, refused: Callable[[str], RasterError]) 
     return content
 
 
-def parsed(path: Path, root: str, refused: Callable[[str], RasterError]) -> ElementTree.Element:
+def parsed(path: Path, root: str, refused: Refuser) -> ElementTree.Element:
     """The tree of the file at ``path``, whose first element must be ``root``.
 
     Raises:

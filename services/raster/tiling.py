@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from services.raster.cog_options import CogOptions
 from services.raster.description import Description, Layout
 from services.raster.encode import encoded, halvings, margin_for, template
 from services.raster.gdal import gdal_environment
+from services.raster.nodata import differs
 from services.raster.pixels import Pixels, PixelSource
 from services.raster.tails import TailPixels
 from services.raster.tally import Tally
@@ -209,25 +209,12 @@ def validity(pixels: Pixels, layout: Layout) -> list[npt.NDArray[np.bool_] | Non
         elif pixels.mask is not None:
             found.append(pixels.mask)
         elif layout.nodata is not None:
-            found.append(_differs(values, layout.nodata))
+            found.append(differs(values, layout.nodata))
         elif layout.alpha is not None:
             found.append(pixels.values[layout.alpha] > 0)
         else:
             found.append(None)
     return found
-
-
-def _differs(values: Any, nodata: float) -> Any:
-    import numpy as np
-
-    if math.isnan(nodata):
-        return ~np.isnan(values) if values.dtype.kind == "f" else None
-    if values.dtype.kind in "iu":
-        limits = np.iinfo(values.dtype)
-        if not (float(nodata).is_integer() and limits.min <= nodata <= limits.max):
-            return None
-    with np.errstate(over="ignore"):
-        return values != values.dtype.type(nodata)
 
 
 def _tallied(values: Any, valid: Any) -> Tally:
@@ -241,8 +228,8 @@ def _has_data(pixels: Pixels, layout: Layout) -> bool:
     if pixels.mask is not None and pixels.mask.any():
         return True
     if layout.nodata is not None:
-        differs = (_differs(values, layout.nodata) for values in pixels.values)
-        return any(found is None or bool(found.any()) for found in differs)
+        valid = (differs(values, layout.nodata) for values in pixels.values)
+        return any(found is None or bool(found.any()) for found in valid)
     return bool(pixels.values.any())
 
 

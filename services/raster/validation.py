@@ -79,10 +79,8 @@ def validate(source: Source, *, input_crs: str | None = None) -> Validation:
     Raises:
         RasterError: with the code that says why the raster cannot be processed.
     """
-    with open_source(source) as dataset:
-        file_bytes = source.size
-        refuse_truncated(dataset, file_bytes, source.name)
-        profile = read_profile(dataset, input_crs=input_crs, file_bytes=file_bytes)
+    with open_whole(source) as dataset:
+        profile = read_profile(dataset, input_crs=input_crs, file_bytes=source.size)
         profile = replace(profile, driver=source.format or profile.driver)
         statistics, smoothness = _sampled(dataset, source.name)
         detection = detect(profile, statistics, name=source.stem, smoothness=smoothness)
@@ -96,7 +94,19 @@ def validate(source: Source, *, input_crs: str | None = None) -> Validation:
     )
 
 
-def refuse_truncated(dataset: DatasetReader, file_bytes: int, name: str) -> None:
+@contextmanager
+def open_whole(source: Source) -> Iterator[DatasetReader]:
+    """As :func:`services.raster.source.open_source`, for a file of which no end is missing.
+
+    Raises:
+        RasterError: as there, and TRUNCATED when a TIFF's block table points beyond the file's end.
+    """
+    with open_source(source) as dataset:
+        _refuse_truncated(dataset, source.size, source.name)
+        yield dataset
+
+
+def _refuse_truncated(dataset: DatasetReader, file_bytes: int, name: str) -> None:
     """Raise RasterError (TRUNCATED) when a TIFF's block table points beyond the file's end."""
     if dataset.driver == "GTiff" and (lost := blocks_beyond_end(dataset, file_bytes)):
         raise RasterError(

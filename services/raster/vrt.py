@@ -22,8 +22,8 @@ from services.raster.errors import Code, RasterError
 from services.raster.gdal import of_one_format
 from services.raster.parameters import parsed_safely
 from services.raster.safe_xml import parsed
-from services.raster.source import Source, first_bytes, open_source, readable_file
-from services.raster.validation import refuse_truncated
+from services.raster.source import Source, first_bytes, readable_file
+from services.raster.validation import open_whole
 from services.raster.wrapping import name_source, written
 
 MAX_FILES = 5_000
@@ -142,13 +142,12 @@ def _checked_file(element: ElementTree.Element, source: Source, storage: Storage
 
 def _checked_raster(path: Path, source: Source, storage: Storage, directory: Path) -> Source:
     try:
-        size = readable_file(path)
+        readable_file(path)
         raster = Source.of_file(path)
-        head = first_bytes(path)
-        if not of_one_format(head):
+        if not of_one_format(first_bytes(path)):
             raise _refused(source, f"names {path.name}, which is in none of the formats that are read")
-        with open_source(raster) as dataset:
-            refuse_truncated(dataset, size, path.name)
+        with open_whole(raster):
+            pass
         return joined(raster, found_beside(path, storage, field="source_url"), directory)
     except (PermanentError, InvalidInput) as error:
         code = getattr(error, "code", None)

@@ -11,8 +11,8 @@ from services.raster.description import Description, Layout
 from services.raster.encode import open_template
 from services.raster.gdal import judged_here
 from services.raster.statistics import BandStatistics
+from services.raster.wrapping import drop_sources, gdals_vrt
 
-_SOURCES = frozenset({"SimpleSource", "ComplexSource", "Overview"})
 _BLOCK = {"TILED": "YES", "BLOCKXSIZE": 512, "BLOCKYSIZE": 512}
 
 
@@ -46,8 +46,7 @@ def mosaic_document(
     """The VRT of a mosaic; ``overview`` names a file that shows the whole at a lower resolution."""
     root = _described(layout, description, statistics)
     for number, band in enumerate(root.findall("VRTRasterBand"), start=1):
-        for old in [child for child in band if child.tag in _SOURCES]:
-            band.remove(old)
+        drop_sources(band)
         _fill(band, pieces, str(number), overview)
     if layout.masked:
         mask = ElementTree.SubElement(ElementTree.SubElement(root, "MaskBand"), "VRTRasterBand", {"dataType": "Byte"})
@@ -62,15 +61,13 @@ def _described(
 ) -> ElementTree.Element:
     import rasterio
     from rasterio.io import MemoryFile
-    from rasterio.shutil import copy
 
-    with judged_here(), MemoryFile(ext=".tif") as file, MemoryFile(ext=".vrt") as written:
+    with judged_here(), MemoryFile(ext=".tif") as file:
         with open_template(file.name, layout, _BLOCK) as empty:
             if description is not None:
                 description.write(empty, statistics)
         with rasterio.open(file.name, driver="GTiff") as empty:
-            copy(empty, written.name, driver="VRT")
-        root = ElementTree.fromstring(written.read())  # noqa: S314 - GDAL has just written it
+            root = gdals_vrt(empty)
     dropped: Iterable[Any] = (*root.findall("OverviewList"), *root.findall("Metadata[@domain='IMAGE_STRUCTURE']"))
     for old in dropped:
         root.remove(old)
@@ -85,21 +82,26 @@ def _fill(band: ElementTree.Element, pieces: Sequence[Piece], number: str, overv
         ElementTree.SubElement(low, "SourceFilename", {"relativeToVRT": "1"}).text = overview
         ElementTree.SubElement(low, "SourceBand").text = number
     for piece in pieces:
-        of_mask = number.startswith("mask")
-        shown = piece.masked if of_mask else piece.nodata is not None or piece.masked
-        source = ElementTree.SubElement(band, "ComplexSource" if shown else "SimpleSource")
+        hidden = _hidden(piece, of_mask=number.startswith("mask"))
+        source = ElementTree.SubElement(band, "SimpleSource" if hidden is None else "ComplexSource")
         ElementTree.SubElement(source, "SourceFilename", {"relativeToVRT": "1"}).text = piece.name
         ElementTree.SubElement(source, "SourceBand").text = number
         size = {"xSize": str(piece.width), "ySize": str(piece.height)}
         ElementTree.SubElement(source, "SrcRect", {"xOff": "0", "yOff": "0", **size})
         place = {"xOff": piece.left, "yOff": piece.top, "xSize": piece.across, "ySize": piece.down}
         ElementTree.SubElement(source, "DstRect", {name: f"{value:.12g}" for name, value in place.items()})
-        if shown and of_mask:
-            ElementTree.SubElement(source, "NODATA").text = "0"
-        elif shown and piece.nodata is not None:
-            ElementTree.SubElement(source, "NODATA").text = f"{piece.nodata:.17g}"
-        elif shown:
-            ElementTree.SubElement(source, "UseMaskBand").text = "true"
+        if hidden is not None:
+            tag, text = hidden
+            ElementTree.SubElement(source, tag).text = text
+
+
+def _hidden(piece: Piece, *, of_mask: bool) -> tuple[str, str] | None:
+    """The element, and its text, by which a source does not show all of its pixels."""
+    if of_mask:
+        return ("NODATA", "0") if piece.masked else None
+    if piece.nodata is not None:
+        return "NODATA", f"{piece.nodata:.17g}"
+    return ("UseMaskBand", "true") if piece.masked else None
 
 
 def cover(pieces: Sequence[Piece], width: int, height: int) -> bool:

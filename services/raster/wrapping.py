@@ -10,22 +10,33 @@ if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
 
-_SOURCES = frozenset({"SimpleSource", "ComplexSource", "AveragedSource"})
+_SOURCES = frozenset({"SimpleSource", "ComplexSource", "AveragedSource", "Overview"})
 
 
 def as_vrt(dataset: DatasetReader, path: Path) -> ElementTree.Element:
     """The VRTDataset of the raster ``dataset``, which was opened from ``path``, with all that it says of itself."""
-    from rasterio.io import MemoryFile
-    from rasterio.shutil import copy
-
     if dataset.driver == "VRT":
         return _around(path)
-    with MemoryFile(ext=".vrt") as file:
-        copy(dataset, file.name, driver="VRT")
-        tree = ElementTree.fromstring(file.read())  # noqa: S314 - GDAL has just written it
+    tree = gdals_vrt(dataset)
     for element in tree.iter("SourceFilename"):
         name_source(element, path)
     return tree
+
+
+def gdals_vrt(dataset: DatasetReader) -> ElementTree.Element:
+    """The VRTDataset that GDAL writes of a raster."""
+    from rasterio.io import MemoryFile
+    from rasterio.shutil import copy
+
+    with MemoryFile(ext=".vrt") as file:
+        copy(dataset, file.name, driver="VRT")
+        return ElementTree.fromstring(file.read())  # noqa: S314 - GDAL has just written it
+
+
+def drop_sources(band: ElementTree.Element) -> None:
+    """Remove what a VRTRasterBand takes its pixels from."""
+    for source in [child for child in band if child.tag in _SOURCES]:
+        band.remove(source)
 
 
 def _around(path: Path) -> ElementTree.Element:
@@ -36,8 +47,7 @@ def _around(path: Path) -> ElementTree.Element:
     bands = [(band, str(number)) for number, band in enumerate(tree.findall("VRTRasterBand"), start=1)]
     masks = [(band, "mask,1") for band in tree.findall("MaskBand/VRTRasterBand")]
     for band, number in bands + masks:
-        for old in [child for child in band if child.tag in _SOURCES]:
-            band.remove(old)
+        drop_sources(band)
         simple = ElementTree.SubElement(band, "SimpleSource")
         name_source(ElementTree.SubElement(simple, "SourceFilename"), path)
         ElementTree.SubElement(simple, "SourceBand").text = number
