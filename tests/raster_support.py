@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import rasterio
 from affine import Affine
 
 from core.docker_context import ArtifactCheck, DockerTaskContext
+from core.errors import PermanentError
 from core.records import Progress
 from core.stopping import StopReason, StopToken
+from services.raster.parameters import ValidateRaster
+from services.raster.steps import run_validation
 
 RASTERS = Path(__file__).parent / "data" / "rasters"
 
@@ -131,6 +135,25 @@ def context_in(
         work_root=directory / "work",
     )
     return context, reported
+
+
+def context_with(directory: Path, storage: Any = None) -> DockerTaskContext:
+    """A context that works in ``directory`` and has ``storage``, or none of its own."""
+    context, _ = context_in(directory)
+    context.services = {} if storage is None else {"storage": storage}
+    return context
+
+
+def validated(source: object, directory: Path, storage: Any = None, **parameters: Any) -> dict[str, Any]:
+    """What validation says of a raster."""
+    return run_validation(ValidateRaster(source_url=str(source), **parameters), context_with(directory, storage))
+
+
+def refusal(source: object, directory: Path, **parameters: Any) -> PermanentError:
+    """Why validation refuses a raster."""
+    with pytest.raises(PermanentError) as caught:
+        validated(source, directory, **parameters)
+    return caught.value
 
 
 def write_raster(

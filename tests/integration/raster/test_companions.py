@@ -16,29 +16,15 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetReader
 from rasterio.shutil import copy
 
-from core.errors import PermanentError
 from core.storage import LocalFiles, StorageRefused
 from services.raster.acquire import source_of
 from services.raster.complete import process
 from services.raster.gdal import gdal_environment
-from services.raster.parameters import ProcessRaster, ValidateRaster
-from services.raster.steps import run_validation
-from tests.raster_support import context_in, textured, write_raster
+from services.raster.parameters import ProcessRaster
+from tests.raster_support import context_in, refusal, textured, validated, write_raster
 
 PLACE = Affine(10, 0, 500_000, 0, -10, 5_000_000)
 WORLD_FILE = "10\n0\n0\n-10\n500005\n4999995\n"
-
-
-def validated(path: object, tmp_path: Path, storage: Any = None, **more: Any) -> dict[str, Any]:
-    context, _ = context_in(tmp_path)
-    context.services = {} if storage is None else {"storage": storage}
-    return run_validation(ValidateRaster(source_url=str(path), **more), context)
-
-
-def refusal(path: object, tmp_path: Path, **more: Any) -> PermanentError:
-    with pytest.raises(PermanentError) as caught:
-        validated(path, tmp_path, **more)
-    return caught.value
 
 
 @contextmanager
@@ -277,6 +263,12 @@ def test_an_archive_is_the_same_source_on_another_machine(tmp_path: Path) -> Non
     assert version_of(archive, tmp_path / "one") == version_of(archive, tmp_path / "other")
 
 
+def assert_refused_by_name(path: Path, tmp_path: Path, named: str, **parameters: Any) -> None:
+    error = refusal(path, tmp_path, **parameters)
+    assert error.code == "SIDECAR_REFUSED"
+    assert f"{named} beside {path.name}" in str(error)
+
+
 WRONG_WORLD_FILES = {
     "letters": "ten\n0\n0\n-10\n5\n5\n",
     "too few": "10\n0\n0\n-10\n",
@@ -293,9 +285,7 @@ WRONG_WORLD_FILES = {
 def test_a_world_file_that_is_none_is_refused_by_name(tmp_path: Path, content: str) -> None:
     path = bare(tmp_path / "a.tif")
     (tmp_path / "a.tfw").write_text(content)
-    error = refusal(path, tmp_path, input_crs="EPSG:32633")
-    assert error.code == "SIDECAR_REFUSED"
-    assert "a.tfw, the world file beside a.tif" in str(error)
+    assert_refused_by_name(path, tmp_path, "a.tfw, the world file", input_crs="EPSG:32633")
 
 
 WRONG_DESCRIPTIONS = {
@@ -316,9 +306,7 @@ WRONG_DESCRIPTIONS = {
 def test_a_description_that_is_none_is_refused_by_name(tmp_path: Path, content: str) -> None:
     path = bare(tmp_path / "a.tif")
     (tmp_path / "a.tif.aux.xml").write_text(content)
-    error = refusal(path, tmp_path, input_crs="EPSG:32633")
-    assert error.code == "SIDECAR_REFUSED"
-    assert "a.tif.aux.xml, the description beside a.tif" in str(error)
+    assert_refused_by_name(path, tmp_path, "a.tif.aux.xml, the description", input_crs="EPSG:32633")
 
 
 def cut_short(path: Path) -> None:
@@ -340,9 +328,7 @@ WRONG_MASKS: dict[str, Callable[[Path], object]] = {
 def test_a_mask_that_is_none_is_refused_by_name(tmp_path: Path, damage: Callable[[Path], object]) -> None:
     path = masked(tmp_path / "a.tif")
     damage(tmp_path / "a.tif.msk")
-    error = refusal(path, tmp_path)
-    assert error.code == "SIDECAR_REFUSED"
-    assert "a.tif.msk, the mask beside a.tif" in str(error)
+    assert_refused_by_name(path, tmp_path, "a.tif.msk, the mask")
 
 
 def test_a_link_beside_a_raster_leads_nowhere_else(tmp_path: Path) -> None:

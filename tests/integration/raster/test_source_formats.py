@@ -12,33 +12,16 @@ import pytest
 import rasterio
 from rasterio.shutil import copy
 
-from core.docker_context import DockerTaskContext
 from core.errors import PermanentError
 from core.storage import LocalFiles, StorageRefused
 from services.raster import sample_raster, subdatasets
 from services.raster.complete import process
 from services.raster.gdal import gdal_environment
-from services.raster.parameters import CreateCog, ProcessRaster, ValidateRaster
-from services.raster.steps import run_cog, run_validation
-from tests.raster_support import context_in, textured, write_raster
+from services.raster.parameters import CreateCog, ProcessRaster
+from services.raster.steps import run_cog
+from tests.raster_support import context_with, refusal, textured, validated, write_raster
 
 PLACE = rasterio.Affine(10, 0, 500_000, 0, -10, 5_000_000)
-
-
-def context(tmp_path: Path, storage: Any = None) -> DockerTaskContext:
-    made, _ = context_in(tmp_path)
-    made.services = {} if storage is None else {"storage": storage}
-    return made
-
-
-def validated(path: object, tmp_path: Path, storage: Any = None, **more: Any) -> dict[str, Any]:
-    return run_validation(ValidateRaster(source_url=str(path), **more), context(tmp_path, storage))
-
-
-def refusal(path: object, tmp_path: Path, **more: Any) -> PermanentError:
-    with pytest.raises(PermanentError) as caught:
-        validated(path, tmp_path, **more)
-    return caught.value
 
 
 def pixels_of(path: object) -> Any:
@@ -58,7 +41,7 @@ def test_the_raster_of_an_archive_becomes_a_cog_with_its_own_name(tmp_path: Path
     readme = tmp_path / "readme.txt"
     readme.write_text("not a raster")
     path = zipped(tmp_path, (sample_raster(), "delivery/scene 7.tif"), (readme, "readme.txt"))
-    done = context(tmp_path)
+    done = context_with(tmp_path)
     result = process(ProcessRaster(source_url=str(path), output_dir=str(tmp_path / "out")), done)
     assert result["validation"]["source_url"] == str(path)
     assert result["cog"]["validation"]["pixels_equal_source"] is True
@@ -89,7 +72,7 @@ def test_a_vrt_over_rasters_beside_it_is_a_mosaic_of_them(tmp_path: Path) -> Non
     left = write_raster(tmp_path / "in" / "left.tif", textured(1, 30, 40, "uint8", 1))
     right = write_raster(tmp_path / "in" / "tiles" / "right.tif", textured(1, 30, 40, "uint8", 2))
     path = mosaic(tmp_path / "in", "left.tif", "tiles/right.tif")
-    result = run_cog(CreateCog(source_url=str(path), output_dir=str(tmp_path / "out")), context(tmp_path))
+    result = run_cog(CreateCog(source_url=str(path), output_dir=str(tmp_path / "out")), context_with(tmp_path))
     assert result["validation"]["pixels_equal_source"] is True
     expected = np.concatenate([pixels_of(left), pixels_of(right)], axis=2)
     np.testing.assert_array_equal(pixels_of(result["path"]), expected)
@@ -169,7 +152,7 @@ def test_a_variable_of_a_netcdf_file_becomes_a_cog(form: str, tmp_path: Path) ->
     with gdal_environment():
         copy(sample_raster(), path, driver="netCDF", FORMAT=form)
     params = CreateCog(source_url=str(path), subdataset="Band2", output_dir=str(tmp_path / "out"))
-    result = run_cog(params, context(tmp_path))
+    result = run_cog(params, context_with(tmp_path))
     assert Path(result["path"]).name == "climate_Band2.tif"
     assert result["crs"] == "EPSG:32618"
     np.testing.assert_array_equal(pixels_of(result["path"])[0], pixels_of(sample_raster())[1])
@@ -240,8 +223,8 @@ def test_outputs_outside_the_allowed_directories(tmp_path: Path) -> None:
     for place in (tmp_path / "elsewhere", tmp_path / "mount" / ".." / "elsewhere", tmp_path / "link"):
         params = CreateCog(source_url=str(sample_raster()), output_dir=str(place))
         with pytest.raises(StorageRefused) as caught:
-            run_cog(params, context(tmp_path, storage))
+            run_cog(params, context_with(tmp_path, storage))
         assert caught.value.code == "OUTPUT_NOT_ALLOWED"
         assert str(caught.value).startswith("output_dir: ")
     params = CreateCog(source_url=str(sample_raster()), output_dir=str(tmp_path / "mount" / "out"))
-    assert run_cog(params, context(tmp_path, storage))["success"] is True
+    assert run_cog(params, context_with(tmp_path, storage))["success"] is True
