@@ -30,7 +30,7 @@ from services.raster.tiling import TilePlan, Tiler
 from services.raster.watch import Watch
 from services.raster.whole import assemble
 
-_MADE_BY = 2
+_MADE_BY = 3
 """Raise it when the same parameters would give other tiles than before."""
 
 

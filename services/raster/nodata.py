@@ -29,3 +29,25 @@ def differs(values: npt.NDArray[Any], nodata: float) -> npt.NDArray[np.bool_] | 
     with np.errstate(over="ignore"):
         found: npt.NDArray[np.bool_] = ~np.isnan(values) if math.isnan(nodata) else values != values.dtype.type(nodata)
     return found
+
+
+def is_extreme(nodata: float, dtype: str | np.dtype[Any]) -> bool:
+    """Whether no value of ``dtype`` lies beyond it, or it is no number: nothing between other values can be it."""
+    import numpy as np
+
+    if math.isnan(nodata):
+        return True
+    limits = np.finfo(dtype) if np.dtype(dtype).kind == "f" else np.iinfo(dtype)
+    return bool(nodata <= limits.min or nodata >= limits.max)
+
+
+def keep_off(values: npt.NDArray[Any], valid: npt.NDArray[np.bool_], nodata: float) -> None:
+    """Change in place whole numbers that are ``nodata`` though they are ``valid`` to one less, or to one more where
+    there is no less, as GDAL's warper does (``AvoidNoData`` in its ``gdalwarpkernel.cpp``).
+    """
+    import numpy as np
+
+    if values.dtype.kind == "f" or not can_occur(nodata, values.dtype):
+        return
+    hit = (values == values.dtype.type(nodata)) & valid
+    values[hit] = nodata - 1 if nodata > np.iinfo(values.dtype).min else nodata + 1

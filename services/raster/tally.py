@@ -47,7 +47,7 @@ class Tally:
         if values.dtype == np.uint8:
             self.merge(_of_bytes(values, valid))
             return
-        picked = values.ravel() if valid is None else values[valid]
+        picked = values.ravel() if valid is None or valid.all() else values[valid]
         if picked.dtype.kind == "f":
             finite = np.isfinite(picked)
             if not finite.all():
@@ -133,16 +133,21 @@ class Tally:
 
 
 def _of_small(picked: npt.NDArray[Any]) -> Tally:
-    """Whole numbers of up to 16 bits: everything follows from how often each occurs."""
+    """Whole numbers of 16 bits, or 8 with a sign: everything follows from how often each occurs.
+
+    They are counted by their bits: half of those with a sign come after the others there.
+    """
     import numpy as np
 
-    low, high = int(picked.min()), int(picked.max())
-    size = high - low + 1
-    counted = np.zeros(size, dtype=np.int64)
-    for start in range(0, picked.size, _CHUNK):
-        chunk = picked[start : start + _CHUNK]
-        counted += np.bincount(chunk if low == 0 else chunk.astype(np.int32) - low, minlength=size)
-    return _counted(low, counted)
+    bits = picked.view(f"u{picked.dtype.itemsize}")
+    values = 1 << 8 * picked.dtype.itemsize
+    counted = np.zeros(values, dtype=np.int64)
+    for start in range(0, bits.size, _CHUNK):
+        counted += np.bincount(bits[start : start + _CHUNK], minlength=values)
+    low = int(np.iinfo(picked.dtype).min)
+    counted = np.roll(counted, -low)
+    first, last = np.flatnonzero(counted)[[0, -1]].tolist()
+    return _counted(low + first, counted[first : last + 1])
 
 
 def _counted(low: int, counted: npt.NDArray[np.int64]) -> Tally:

@@ -105,9 +105,11 @@ def tile_levels(side: int, block: int) -> int:
 
 
 def tail_levels(side: int, block: int) -> int:
-    """How often a tile is halved until it fits into one block and is at most an eighth, as far as it goes evenly."""
+    """How often a tile is halved, as far as it goes evenly, until it is at most an eighth and smaller than a block: the
+    overviews in its own file end before.
+    """
     levels = 0
-    while (side > block or levels < 3) and side % 2 == 0:
+    while (side >= block or levels < 3) and side % 2 == 0:
         side //= 2
         levels += 1
     return levels

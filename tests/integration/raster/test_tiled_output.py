@@ -144,6 +144,22 @@ def test_overviews_have_no_seams(resampling: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(overview, reference, rtol=1e-5)
 
 
+def test_the_overview_begins_where_the_tiles_own_end(tmp_path: Path) -> None:
+    pixels = textured(1, 2048, 2304, "int16")
+    pixels[:, 1000:, :1040] = -9999
+    source = write_raster(tmp_path / "scene.tif", pixels, nodata=-9999)
+    tiled = run(source, tmp_path, tile_size=1024, blocksize=128)
+    one = whole(source, tmp_path, blocksize=128)
+    assert (tiled["overview"]["factor"], tiled["tiles"]["without_data"]) == (16, 1)
+    with rasterio.open(Path(tiled["tiles"]["directory"]) / "scene_r0000_c0000.tif") as tile:
+        assert tile.overviews(1) == [2, 4, 8]
+    with rasterio.open(tiled["mosaic"]["path"]) as mosaic:
+        for level, factor in enumerate([2, 4, 8, 16]):
+            with rasterio.open(one["cog"]["path"], OVERVIEW_LEVEL=level) as overview:
+                assert overview.shape == (2048 // factor, 2304 // factor)
+                np.testing.assert_array_equal(mosaic.read(out_shape=(1, *overview.shape)), overview.read())
+
+
 def test_low_zooms_are_read_from_the_overview_alone(tmp_path: Path) -> None:
     tiled = run(scene(tmp_path), tmp_path)
     for tile in Path(tiled["tiles"]["directory"]).glob("*.tif"):

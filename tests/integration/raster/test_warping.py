@@ -187,3 +187,50 @@ def test_what_one_band_lacks_is_not_mixed_into_it(
     assert np.unique(found[1][masks[1]]) == pytest.approx([100])
     only_in_the_second = masks[1] & ~masks[0]
     assert only_in_the_second.sum() == pytest.approx(100 * 100, rel=0.05)
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("resampling", ["nearest", "bilinear", "cubic", "average"])
+@pytest.mark.parametrize(
+    "around",
+    [
+        ("int16", -9999, 1),
+        ("uint16", 500, 1),
+        ("uint8", 0, 1),
+        ("uint8", 255, 3),
+        ("int16", -9999, 2),
+        ("uint16", 0, 2),
+        ("int32", 5, 1),
+        ("float32", -9999.0, 1),
+        ("float64", float("nan"), 2),
+    ],
+)
+def test_what_a_kernel_makes_of_valid_pixels_is_never_nodata(
+    around: tuple[str, float, int], resampling: str, how: dict[str, Any], tmp_path: Path
+) -> None:
+    """Values lie around the nodata value, so that means of them often are it; GDAL then takes the next."""
+    dtype, nodata, bands = around
+    away = np.array([-3, -2, -1, 1, 2, 3]) + (0 if np.isnan(nodata) else nodata)
+    if np.dtype(dtype).kind in "iu":
+        limits = np.iinfo(dtype)
+        away = away[(away >= limits.min) & (away <= limits.max)]
+    pixels = np.random.default_rng(7).choice(away, (bands, 600, 500)).astype(dtype)
+    pixels[:, :200, :200] = nodata
+    source = write_raster(tmp_path / "near.tif", pixels, nodata=nodata)
+    parameters = {"target_crs": "EPSG:4326", "resampling": resampling, "raster_type": "multispectral"}
+    with (
+        rasterio.open(source) as given,
+        rasterio.open(made_of(source, tmp_path, **parameters, **how)) as made,
+        WarpedVRT(
+            given,
+            crs="EPSG:4326",
+            nodata=nodata,
+            resampling=Resampling[resampling],
+            tolerance=1e-9,
+            UNIFIED_SRC_NODATA="PARTIAL",
+        ) as exactly,
+    ):
+        masks = made.read_masks() > 0
+        np.testing.assert_array_equal(masks, exactly.read_masks() > 0)
+        apart = np.abs(made.read()[masks].astype(float) - exactly.read()[masks])
+        assert (apart > (1e-3 if dtype.startswith("f") else 0)).mean() <= FEW

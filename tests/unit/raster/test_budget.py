@@ -54,4 +54,4 @@ def test_levels() -> None:
     assert [overview_levels(size, 2, 512) for size in (1, 512, 513, 1024, 1025, 28000)] == [0, 0, 1, 1, 2, 6]
     assert [overview_levels(width, 5000, 512) for width in (1, 2, 700)] == [0, 4, 4]
     assert [tile_levels(side, 512) for side in (512, 1024, 1536, 4096)] == [0, 1, 0, 3]
-    assert [tail_levels(side, 512) for side in (512, 1536, 4096, 8192)] == [3, 3, 3, 4]
+    assert [tail_levels(side, 512) for side in (512, 1536, 4096, 8192)] == [3, 3, 4, 5]
