@@ -49,5 +49,5 @@ def keep_off(values: npt.NDArray[Any], valid: npt.NDArray[np.bool_], nodata: flo
 
     if values.dtype.kind == "f" or not can_occur(nodata, values.dtype):
         return
-    hit = (values == values.dtype.type(nodata)) & valid
-    values[hit] = nodata - 1 if nodata > np.iinfo(values.dtype).min else nodata + 1
+    missing = int(nodata)
+    values[(values == missing) & valid] = missing - 1 if missing > np.iinfo(values.dtype).min else missing + 1

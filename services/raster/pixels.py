@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -18,6 +18,7 @@ from services.raster.gdal import MIB, gdal_errors
 from services.raster.grid import Grid, grid_for, shown_share
 from services.raster.nodata import is_extreme, keep_off
 from services.raster.parameters import Resampling
+from services.raster.places import LocalPlaces, Part, can_be_placed_by_polynomials
 from services.raster.profile import Georeferencing, Profile, crs_name, parsed_crs
 from services.raster.source import MAX_DECLARED_BYTES
 from services.raster.tile_grid import Box
@@ -39,8 +40,11 @@ _WITHIN_VALUES = frozenset({Resampling.NEAREST, Resampling.MODE, Resampling.BILI
 
 _TOLERANCE = 1e-6
 _TOLERANCE_OF_BYTES = 1e-5
-"""Pixels of the source by which a place may be off: a value in a hundred thousand changes by one, and bytes are had in
-two thirds of the time. GDAL's own default, 0.125, changes one in fifty."""
+"""Pixels of the source by which a place may be off where GDAL interpolates along rows: a value in a hundred thousand
+changes by one, and bytes are had in two thirds of the time. GDAL's own default, 0.125, changes one in fifty."""
+
+_OF_POLYNOMIALS = 0.1
+"""The share of it that is allowed to polynomials, which are off over wider areas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +266,7 @@ class WarpedPixels:
             masked=lossy_mask or (nodata is None and self._alpha_added),
             alpha=bands.alpha,
         )
+        self._places = self._local_places(source, target)
         reopened = _reopened(source)
 
         def make(stack: ExitStack) -> DatasetReader:
@@ -298,7 +303,7 @@ class WarpedPixels:
                         nodata=None if self._alpha_added else self._nodata,
                         add_alpha=self._alpha_added,
                         warp_mem_limit=self._budget.warp,
-                        tolerance=_TOLERANCE_OF_BYTES if self._profile.dtype in {"uint8", "int8"} else _TOLERANCE,
+                        tolerance=self._tolerance,
                         UNIFIED_SRC_NODATA="PARTIAL",
                         num_threads=1,
                         **wanted,
@@ -310,6 +315,19 @@ class WarpedPixels:
                     f"target_crs: no way from {crs_name(self._profile.crs)} to {crs_name(self._target)}: "
                     f"{error.__cause__ or error}",
                 ) from error
+
+    @property
+    def _tolerance(self) -> float:
+        return _TOLERANCE_OF_BYTES if self._profile.dtype in {"uint8", "int8"} else _TOLERANCE
+
+    def _local_places(self, source: DatasetReader, target: CRS) -> LocalPlaces | None:
+        if self._center_long or not can_be_placed_by_polynomials(source, self._profile, target):
+            return None
+        with ExitStack() as stack:
+            view = self._view(source, stack)
+            return LocalPlaces.of(
+                view, source, self._profile.crs, nodata=self._nodata, tolerance=self._tolerance * _OF_POLYNOMIALS
+            )
 
     def _bound(self, view: DatasetReader) -> None:
         profile = self._profile
@@ -324,16 +342,32 @@ class WarpedPixels:
 
     def read(self, box: Box) -> Pixels:
         """A window of the warped raster."""
+        with readable_pixels(self._name.rpartition("/")[2]):
+            if self._places is None:
+                return self._viewed(box)
+            parts = [(part.box, self._placed(part)) for part in self._places.parts(box)]
+        return parts[0][1] if len(parts) == 1 else _joined(box, parts)
+
+    def _placed(self, part: Part) -> Pixels:
+        import rasterio
+
+        if part.document is None:
+            return self._viewed(part.box)
+        with rasterio.open(part.document, driver="VRT") as view:
+            return self._pixels(view, Box(0, 0, part.box.height, part.box.width))
+
+    def _viewed(self, box: Box) -> Pixels:
+        return self._pixels(self._views.get(), box)
+
+    def _pixels(self, view: DatasetReader, box: Box) -> Pixels:
         from rasterio.windows import Window
 
-        view = self._views.get()
         window = Window(box.left, box.top, box.width, box.height)
-        with readable_pixels(self._name.rpartition("/")[2]):
-            if not self._alpha_added:
-                values = view.read(self._bands, window=window)
-                mask = view.dataset_mask(window=window) > 0 if self.layout.masked else None
-                return Pixels(self._typed(values), mask)
-            read = view.read([*self._bands, view.count], window=window)
+        if not self._alpha_added:
+            values = view.read(self._bands, window=window)
+            mask = view.dataset_mask(window=window) > 0 if self.layout.masked else None
+            return Pixels(self._typed(values), mask)
+        read = view.read([*self._bands, view.count], window=window)
         values, shown = self._typed(read[:-1]), read[-1] > 0
         if self._nodata is not None and len(values) == 1:
             keep_off(values, shown, self._nodata)
@@ -358,3 +392,19 @@ def _alpha_tells(nodata: float, profile: Profile, resampling: Resampling) -> boo
     value by a kernel.
     """
     return profile.count == 1 or (resampling in _WITHIN_VALUES and is_extreme(nodata, profile.dtype))
+
+
+def _joined(box: Box, parts: Sequence[tuple[Box, Pixels]]) -> Pixels:
+    """The pixels of ``box`` out of those of its parts."""
+    import numpy as np
+
+    first = parts[0][1]
+    values = np.empty((len(first.values), box.height, box.width), first.values.dtype)
+    mask = None if first.mask is None else np.empty((box.height, box.width), bool)
+    for part, pixels in parts:
+        top, left = part.top - box.top, part.left - box.left
+        here = slice(top, top + part.height), slice(left, left + part.width)
+        values[:, *here] = pixels.values
+        if mask is not None:
+            mask[here] = pixels.mask
+    return Pixels(values, mask)
