@@ -66,6 +66,17 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class _Fit:
+    """Points of a part, in its own pixels, their exact ``places`` in pixels of the source, and by how many of these a
+    polynomial through them is off elsewhere.
+    """
+
+    nodes: Floats
+    places: Floats
+    off: float
+
+
+@dataclass(frozen=True, slots=True)
 class LocalPlaces:
     """Cuts boxes of a warp into parts that are placed by polynomials.
 
@@ -113,20 +124,19 @@ class LocalPlaces:
         )
 
     def parts(self, box: Box) -> Iterator[Part]:
-        """``box`` in as few parts as polynomials are near enough for, and small ones that none is near enough for."""
-        nodes = self._nodes(box)
-        if nodes is not None:
-            yield Part(box, self._document(box, *nodes))
-        elif max(box.height, box.width) <= _SMALLEST:
+        """``box`` in as few parts as polynomials are near enough for, or as it is where small ones would not be."""
+        fit = self._fit(box)
+        size = max(box.height, box.width)
+        if fit is None or fit.off * min(1.0, _SMALLEST / size) ** (_ORDER + 1) > self.tolerance:
             yield Part(box, None)
+        elif fit.off <= self.tolerance:
+            yield Part(box, self._document(box, fit))
         else:
             for half in _halves(box):
                 yield from self.parts(half)
 
-    def _nodes(self, box: Box) -> tuple[Floats, Floats] | None:
-        """Places of points within ``box``, in its own pixels and in the source's, or None where a polynomial through
-        them misses others.
-        """
+    def _fit(self, box: Box) -> _Fit | None:
+        """A polynomial for ``box``, or None where some of it comes from nowhere."""
         import numpy as np
 
         size = np.array([box.width, box.height])
@@ -139,7 +149,7 @@ class LocalPlaces:
         middle = at_nodes.mean(axis=0)
         fitted = np.linalg.lstsq(_terms(nodes / size), at_nodes - middle, rcond=None)[0]
         off = np.abs(_terms(checks / size) @ fitted - (at_checks - middle)).max()
-        return (nodes, at_nodes) if off <= self.tolerance else None
+        return _Fit(nodes, at_nodes, float(off))
 
     def _exact(self, places: Floats) -> Floats | None:
         """Where pixels of the output come from: pixels of the source, or None where some come from nowhere."""
@@ -154,7 +164,7 @@ class LocalPlaces:
         exact = _moved(self.to_source, np.array([x, y]).T)
         return exact if np.isfinite(exact).all() else None
 
-    def _document(self, box: Box, nodes: Floats, at_nodes: Floats) -> str:
+    def _document(self, box: Box, fit: _Fit) -> str:
         root = copy.deepcopy(self.view)
         root.set("rasterXSize", str(box.width))
         root.set("rasterYSize", str(box.height))
@@ -168,18 +178,18 @@ class LocalPlaces:
         transformer = _child(options, "Transformer")
         for old in list(transformer):
             transformer.remove(old)
-        transformer.append(_by_polynomial(nodes, at_nodes))
+        transformer.append(_by_polynomial(fit))
         return ElementTree.tostring(root, encoding="unicode")
 
 
-def _by_polynomial(nodes: Floats, at_nodes: Floats) -> ElementTree.Element:
+def _by_polynomial(fit: _Fit) -> ElementTree.Element:
     """GDAL's transformer from the pixels of a part, as if they were coordinates, by ground control points."""
     root = ElementTree.Element("GenImgProjTransformer")
     points = ElementTree.SubElement(ElementTree.SubElement(root, "SrcGCPTransformer"), "GCPTransformer")
     ElementTree.SubElement(points, "Order").text = str(_ORDER)
     ElementTree.SubElement(points, "Reversed").text = "0"
     listed = ElementTree.SubElement(points, "GCPList")
-    for (x, y), (pixel, line) in zip(nodes.tolist(), at_nodes.tolist(), strict=True):
+    for (x, y), (pixel, line) in zip(fit.nodes.tolist(), fit.places.tolist(), strict=True):
         place = {"Id": "", "Pixel": repr(pixel), "Line": repr(line), "X": repr(x), "Y": repr(y)}
         ElementTree.SubElement(listed, "GCP", place)
     for tag in ("DstGeoTransform", "DstInvGeoTransform"):
