@@ -8,6 +8,7 @@ and costs a tenth. It is fitted to exact places, held against others, and taken 
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,8 @@ class LocalPlaces:
         source_crs: the source's.
         crs: the output's.
         transform: from pixels of the output to its coordinates.
-        tolerance: by how many pixels of the source a place may be off.
+        tolerance: by how many pixels of the source a place may be off. Never less than coordinates are rounded by,
+            which pixels of a centimetre feel.
     """
 
     view: ElementTree.Element
@@ -109,18 +111,18 @@ class LocalPlaces:
         tolerance: float,
     ) -> LocalPlaces:
         """For an open warp of an open source, with the nodata value of either, of which GDAL writes 16 digits."""
-        written = gdals_vrt(view)
+        written, to_source = gdals_vrt(view), ~source.transform
         if nodata is not None:
             for element in (*written.iter("SrcNoDataReal"), *written.iter("DstNoDataReal")):
                 element.text = repr(float(nodata))
         return cls(
             view=written,
             path=Path(source.name).absolute(),
-            to_source=~source.transform,
+            to_source=to_source,
             source_crs=source_crs,
             crs=view.crs,
             transform=view.transform,
-            tolerance=tolerance,
+            tolerance=max(tolerance, _rounding(source) * max(map(abs, [*to_source[:2], *to_source[3:5]]))),
         )
 
     def parts(self, box: Box) -> Iterator[Part]:
@@ -180,6 +182,12 @@ class LocalPlaces:
             transformer.remove(old)
         transformer.append(_by_polynomial(fit))
         return ElementTree.tostring(root, encoding="unicode")
+
+
+def _rounding(source: DatasetReader) -> float:
+    """What a few operations round coordinates by, in their own unit."""
+    largest: float = max(map(abs, source.bounds))
+    return 8 * sys.float_info.epsilon * largest
 
 
 def _by_polynomial(fit: _Fit) -> ElementTree.Element:

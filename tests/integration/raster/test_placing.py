@@ -41,11 +41,11 @@ def made_of(source: Path, tmp_path: Path, **parameters: Any) -> Path:
     return Path(HANDLER.call(given, context)["cog"]["path"])
 
 
-@pytest.mark.parametrize(("size", "fewest", "most"), [(0.5, 1, 1), (10.0, 2, 32), (30.0, 8, 128)])
+@pytest.mark.parametrize(("size", "fewest", "most"), [(0.005, 1, 1), (0.5, 1, 1), (10.0, 2, 32), (30.0, 8, 256)])
 def test_parts_are_cut_until_polynomials_are_near_enough(size: float, fewest: int, most: int, tmp_path: Path) -> None:
     path = scene(tmp_path / "scene.tif", np.zeros((1, 3000, 2500), np.uint8), size=size, **ALPINE)
     with rasterio.open(path) as source, WarpedVRT(source, crs="EPSG:4326") as view:
-        places = LocalPlaces.of(view, source, source.crs, nodata=None, tolerance=1e-6)
+        places = LocalPlaces.of(view, source, source.crs, nodata=None, tolerance=1e-7)
         box = Box(100, 50, view.height - 150, view.width - 90)
         parts = list(places.parts(box))
     covered = np.zeros((box.top + box.height, box.left + box.width), int)
