@@ -13,9 +13,11 @@ from affine import Affine
 
 from core.docker_context import ArtifactCheck, DockerTaskContext
 from core.errors import PermanentError
+from core.handlers import HandlerRegistry
 from core.records import Progress
 from core.stopping import StopReason, StopToken
 from services.raster.parameters import ValidateRaster
+from services.raster.registry import HANDLERS
 from services.raster.steps import run_validation
 
 RASTERS = Path(__file__).parent / "data" / "rasters"
@@ -154,6 +156,15 @@ def refusal(source: object, directory: Path, **parameters: Any) -> PermanentErro
     with pytest.raises(PermanentError) as caught:
         validated(source, directory, **parameters)
     return caught.value
+
+
+def made_of(source: Path, tmp_path: Path, **parameters: Any) -> Path:
+    """The COG that ``process_raster_complete`` makes of a raster, or the mosaic where it makes tiles."""
+    context, _ = context_in(tmp_path)
+    made = HandlerRegistry(HANDLERS)["process_raster_complete"].call(
+        {"source_url": str(source), "output_dir": str(tmp_path / "out"), **parameters}, context
+    )
+    return Path(made["mosaic"]["path"] if "mosaic" in made else made["cog"]["path"])
 
 
 def write_raster(

@@ -47,7 +47,7 @@ def keep_off(values: npt.NDArray[Any], valid: npt.NDArray[np.bool_], nodata: flo
     """
     import numpy as np
 
-    if values.dtype.kind == "f" or not can_occur(nodata, values.dtype):
-        return
-    missing = int(nodata)
-    values[(values == missing) & valid] = missing - 1 if missing > np.iinfo(values.dtype).min else missing + 1
+    others = None if values.dtype.kind == "f" else differs(values, nodata)
+    if others is not None:
+        missing = int(nodata)
+        values[valid & ~others] = missing - 1 if missing > np.iinfo(values.dtype).min else missing + 1

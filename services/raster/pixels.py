@@ -342,22 +342,18 @@ class WarpedPixels:
 
     def read(self, box: Box) -> Pixels:
         """A window of the warped raster."""
+        cut = [Part(box, None)] if self._places is None else self._places.parts(box)
         with readable_pixels(self._name.rpartition("/")[2]):
-            if self._places is None:
-                return self._viewed(box)
-            parts = [(part.box, self._placed(part)) for part in self._places.parts(box)]
+            parts = [(part.box, self._placed(part)) for part in cut]
         return parts[0][1] if len(parts) == 1 else _joined(box, parts)
 
     def _placed(self, part: Part) -> Pixels:
         import rasterio
 
         if part.document is None:
-            return self._viewed(part.box)
+            return self._pixels(self._views.get(), part.box)
         with rasterio.open(part.document, driver="VRT") as view:
             return self._pixels(view, Box(0, 0, part.box.height, part.box.width))
-
-    def _viewed(self, box: Box) -> Pixels:
-        return self._pixels(self._views.get(), box)
 
     def _pixels(self, view: DatasetReader, box: Box) -> Pixels:
         from rasterio.windows import Window

@@ -19,7 +19,7 @@ from services.raster.gdal import gdal_errors, of_one_format
 from services.raster.profile import Georeferencing, Profile
 from services.raster.source import first_bytes
 from services.raster.tile_grid import Box
-from services.raster.wrapping import gdals_vrt
+from services.raster.wrapping import gdals_vrt, name_source
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,8 +82,7 @@ class LocalPlaces:
     """Cuts boxes of a warp into parts that are placed by polynomials.
 
     Args:
-        view: the whole warp, as GDAL wrote it.
-        path: of the source.
+        view: the whole warp, as GDAL wrote it, without what differs from part to part.
         to_source: from its coordinates to its pixels.
         source_crs: the source's.
         crs: the output's.
@@ -93,7 +92,6 @@ class LocalPlaces:
     """
 
     view: ElementTree.Element
-    path: Path
     to_source: Affine
     source_crs: CRS
     crs: CRS
@@ -115,9 +113,13 @@ class LocalPlaces:
         if nodata is not None:
             for element in (*written.iter("SrcNoDataReal"), *written.iter("DstNoDataReal")):
                 element.text = repr(float(nodata))
+        for tag in ("GeoTransform", "OverviewList", "BlockXSize", "BlockYSize"):
+            for old in written.findall(tag):
+                written.remove(old)
+        name_source(next(written.iter("SourceDataset")), Path(source.name).absolute())
+        next(written.iter("Transformer")).clear()
         return cls(
             view=written,
-            path=Path(source.name).absolute(),
             to_source=to_source,
             source_crs=source_crs,
             crs=view.crs,
@@ -142,16 +144,16 @@ class LocalPlaces:
         import numpy as np
 
         size = np.array([box.width, box.height])
-        chebyshev = (1 + np.cos(np.pi * (np.arange(_NODES) + 0.5) / _NODES)) / 2
-        nodes, checks = (_crossed(ticks) * size for ticks in (chebyshev, np.linspace(0, 1, _CHECKS)))
-        exact = self._exact(np.concatenate([nodes, checks]) + np.array([box.left, box.top]))
+        nodes = _crossed((1 + np.cos(np.pi * (np.arange(_NODES) + 0.5) / _NODES)) / 2)
+        checks = _crossed(np.linspace(0, 1, _CHECKS))
+        exact = self._exact(np.concatenate([nodes, checks]) * size + np.array([box.left, box.top]))
         if exact is None:
             return None
         at_nodes, at_checks = exact[: len(nodes)], exact[len(nodes) :]
         middle = at_nodes.mean(axis=0)
-        fitted = np.linalg.lstsq(_terms(nodes / size), at_nodes - middle, rcond=None)[0]
-        off = np.abs(_terms(checks / size) @ fitted - (at_checks - middle)).max()
-        return _Fit(nodes, at_nodes, float(off))
+        fitted = np.linalg.lstsq(_terms(nodes), at_nodes - middle, rcond=None)[0]
+        off = np.abs(_terms(checks) @ fitted - (at_checks - middle)).max()
+        return _Fit(nodes * size, at_nodes, float(off))
 
     def _exact(self, places: Floats) -> Floats | None:
         """Where pixels of the output come from: pixels of the source, or None where some come from nowhere."""
@@ -160,7 +162,7 @@ class LocalPlaces:
 
         there = _moved(self.transform, places)
         try:
-            x, y = transform(self.crs, self.source_crs, there[:, 0].tolist(), there[:, 1].tolist())[:2]
+            x, y = transform(self.crs, self.source_crs, there[:, 0], there[:, 1])[:2]
         except gdal_errors():
             return None
         exact = _moved(self.to_source, np.array([x, y]).T)
@@ -170,17 +172,7 @@ class LocalPlaces:
         root = copy.deepcopy(self.view)
         root.set("rasterXSize", str(box.width))
         root.set("rasterYSize", str(box.height))
-        for tag in ("GeoTransform", "OverviewList", "BlockXSize", "BlockYSize"):
-            for old in root.findall(tag):
-                root.remove(old)
-        options = _child(root, "GDALWarpOptions")
-        source = _child(options, "SourceDataset")
-        source.set("relativeToVRT", "0")
-        source.text = str(self.path)
-        transformer = _child(options, "Transformer")
-        for old in list(transformer):
-            transformer.remove(old)
-        transformer.append(_by_polynomial(fit))
+        next(root.iter("Transformer")).append(_by_polynomial(fit))
         return ElementTree.tostring(root, encoding="unicode")
 
 
@@ -203,13 +195,6 @@ def _by_polynomial(fit: _Fit) -> ElementTree.Element:
     for tag in ("DstGeoTransform", "DstInvGeoTransform"):
         ElementTree.SubElement(root, tag).text = "0,1,0,0,0,1"
     return root
-
-
-def _child(parent: ElementTree.Element, tag: str) -> ElementTree.Element:
-    found = parent.find(tag)
-    if found is None:
-        raise ValueError(f"GDAL's VRT of a warp has no {tag}")
-    return found
 
 
 def _halves(box: Box) -> tuple[Box, Box]:

@@ -44,10 +44,12 @@ class Tally:
         import numpy as np
 
         self.pixels += values.size
+        if valid is not None and valid.all():
+            valid = None
         if values.dtype == np.uint8:
             self.merge(_of_bytes(values, valid))
             return
-        picked = values.ravel() if valid is None or valid.all() else values[valid]
+        picked = values.ravel() if valid is None else values[valid]
         if picked.dtype.kind == "f":
             finite = np.isfinite(picked)
             if not finite.all():

@@ -55,7 +55,7 @@ def _around(path: Path) -> ElementTree.Element:
 
 
 def name_source(element: ElementTree.Element, path: Path) -> None:
-    """Let the SourceFilename ``element`` name ``path``, which each opens for itself."""
+    """Let ``element``, a SourceFilename or SourceDataset, name ``path``, which each opens for itself."""
     element.text = str(path)
     element.attrib = {"relativeToVRT": "0", "shared": "0"}
 

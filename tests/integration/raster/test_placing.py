@@ -13,14 +13,11 @@ from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform
 
-from core.handlers import HandlerRegistry
 from services.raster.places import LocalPlaces, can_be_placed_by_polynomials
 from services.raster.profile import Profile, read_profile
-from services.raster.registry import HANDLERS
 from services.raster.tile_grid import Box
-from tests.raster_support import context_in, textured, write_raster
+from tests.raster_support import made_of, textured, write_raster
 
-HANDLER = HandlerRegistry(HANDLERS)["process_raster_complete"]
 ALPINE = {"crs": "EPSG:32633", "place": (300_000, 5_400_000)}
 POLAR = {"crs": "EPSG:3413", "place": (-20_000, 20_000)}
 
@@ -35,10 +32,8 @@ def profile_of(path: Path) -> Profile:
         return read_profile(source, input_crs=None, file_bytes=path.stat().st_size)
 
 
-def made_of(source: Path, tmp_path: Path, **parameters: Any) -> Path:
-    context, _ = context_in(tmp_path)
-    given = {"source_url": str(source), "output_dir": str(tmp_path / "out"), "target_crs": "EPSG:4326", **parameters}
-    return Path(HANDLER.call(given, context)["cog"]["path"])
+def warped(source: Path, tmp_path: Path, resampling: str) -> Path:
+    return made_of(source, tmp_path, target_crs="EPSG:4326", resampling=resampling)
 
 
 @pytest.mark.parametrize(("size", "fewest", "most"), [(0.005, 1, 1), (0.5, 1, 1), (10.0, 2, 32), (30.0, 8, 256)])
@@ -66,7 +61,7 @@ def test_every_part_is_as_gdal_warps_it_exactly(size: float, resampling: str, tm
     source = scene(tmp_path / "scene.tif", pixels, size=size, nodata=-32768, **ALPINE)
     with (
         rasterio.open(source) as given,
-        rasterio.open(made_of(source, tmp_path, resampling=resampling)) as made,
+        rasterio.open(warped(source, tmp_path, resampling)) as made,
         WarpedVRT(given, crs="EPSG:4326", resampling=Resampling[resampling], tolerance=1e-9) as exactly,
     ):
         assert (made.read() != exactly.read()).mean() <= 1e-5
@@ -82,7 +77,7 @@ def test_where_no_polynomial_fits_gdal_places_pixels_itself(tmp_path: Path) -> N
         kinds = {part.document is None for part in places.parts(Box(0, 0, view.height, view.width))}
     with (
         rasterio.open(source) as given,
-        rasterio.open(made_of(source, tmp_path, resampling="nearest")) as made,
+        rasterio.open(warped(source, tmp_path, "nearest")) as made,
         WarpedVRT(given, crs="EPSG:4326", tolerance=1e-9) as exactly,
     ):
         assert (made.read() != exactly.read()).mean() <= 1e-5
@@ -108,7 +103,7 @@ def test_a_nodata_value_of_17_digits_stays_out_of_the_pixels(tmp_path: Path) -> 
     pixels = np.ones((1, 400, 300))
     pixels[:, 100:200, 100:200] = nodata
     source = scene(tmp_path / "digits.tif", pixels, size=10.0, nodata=nodata, **ALPINE)
-    with rasterio.open(made_of(source, tmp_path, resampling="bilinear")) as made:
+    with rasterio.open(warped(source, tmp_path, "bilinear")) as made:
         found, mask = made.read(1), made.read_masks(1) > 0
     assert 0.5 < mask.mean() < 0.95
     assert found[mask] == pytest.approx(1.0, abs=1e-3)
@@ -118,7 +113,7 @@ def test_exact_places_are_gdals_own(tmp_path: Path) -> None:
     """A part's points, seen through its document, lie where GDAL's transformation puts them."""
     values = np.arange(500, dtype="float64")
     source = scene(tmp_path / "columns.tif", np.tile(values, (400, 1))[None], size=30.0, nodata=-1, **ALPINE)
-    with rasterio.open(source) as given, rasterio.open(made_of(source, tmp_path, resampling="bilinear")) as made:
+    with rasterio.open(source) as given, rasterio.open(warped(source, tmp_path, "bilinear")) as made:
         rows, columns = np.mgrid[100:300:20, 150:350:20]
         x, y = made.transform @ (columns.ravel() + 0.5, rows.ravel() + 0.5)
         there, _ = transform(made.crs, given.crs, x, y)[:2]

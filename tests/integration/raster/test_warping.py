@@ -17,23 +17,14 @@ from rasterio.enums import Resampling
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 
-from core.handlers import HandlerRegistry
-from services.raster.registry import HANDLERS
-from tests.raster_support import RASTERS, context_in, textured, write_raster
+from tests.raster_support import RASTERS, made_of, textured, write_raster
 
-HANDLER = HandlerRegistry(HANDLERS)["process_raster_complete"]
 TILES = {"tiling_threshold_mb": 0, "tile_size": 512, "blocksize": 256}
 BOTH_WAYS = pytest.mark.parametrize("how", [{}, TILES], ids=["one COG", "tiles"])
 FEW = 1e-5
 
 Floats = npt.NDArray[np.float64]
 ToPixels = Callable[[Floats, Floats], tuple[Floats, Floats]]
-
-
-def made_of(source: Path, tmp_path: Path, **parameters: Any) -> Path:
-    context, _ = context_in(tmp_path)
-    made = HANDLER.call({"source_url": str(source), "output_dir": str(tmp_path / "out"), **parameters}, context)
-    return Path(made["mosaic"]["path"] if "mosaic" in made else made["cog"]["path"])
 
 
 def by_transform(given: DatasetReader) -> ToPixels:
